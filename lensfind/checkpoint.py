@@ -1,7 +1,7 @@
 """One door for every file that holds a network: our checkpoints and the published weights of Wilde et al. 2022.
 
-``load`` never runs code from a file: it reads tensors and plain values only (``weights_only=True``), names no class by a
-string out of the file, and checks each value before use.
+``load`` never runs code from a file: it reads tensors and plain values only (``weights_only=True``), names no class by
+a string out of the file, and checks each value before use.
 """
 
 import hashlib
@@ -31,7 +31,9 @@ PUBLISHED: Mapping[str, tuple[str, str, str]] = {
 """Fingerprint of each published file: name, architecture and band set. OU-J, OU-Y and OU-H have the same shapes, so
 only the numbers themselves can tell them apart."""
 
-_WAY_OUT = "Give a checkpoint that train.py wrote (RUN_DIR/checkpoints/best.ckpt) or a weight file of Wilde et al. 2022."
+_WAY_OUT = (
+    "Give a checkpoint that train.py wrote (RUN_DIR/checkpoints/best.ckpt) or a weight file of Wilde et al. 2022."
+)
 
 
 def fingerprint(weights: Sequence[Tensor]) -> str:
@@ -43,7 +45,7 @@ def fingerprint(weights: Sequence[Tensor]) -> str:
 
 
 def load(path: str | Path, bands: Sequence[str] | None = None) -> LensFinder:
-    """A finder in eval mode on the CPU, from one of our checkpoints or a published weight file, told by content.
+    """A finder in eval mode on the CPU, from a checkpoint of ours or published weights, told by content.
 
     Args:
         path: The file, or a run folder (its ``checkpoints/best.ckpt`` is taken).

@@ -1,7 +1,7 @@
 """The finder: preprocessing, network, loss, metrics and optimiser in one LightningModule, and how to load one again.
 
-A finder takes native stamps in electron/s and returns P(lens). Choice of bands, resampling and min-max scaling live here
-and nowhere else, so that nobody can normalise twice. It reads no FITS.
+A finder takes native stamps in electron/s and returns P(lens). Choice of bands, resampling and min-max scaling live
+here and nowhere else, so that nobody can normalise twice. It reads no FITS.
 """
 
 import functools
@@ -41,8 +41,8 @@ def resampling_matrix(size_in: int, size_out: int) -> Tensor:
     """The linear map (size_out, size_in) of skimage's ``resize`` along one axis: order 1, anti-aliased when shrinking.
 
     ``skimage.transform.resize`` smooths with a Gaussian of sigma = (factor - 1) / 2 and interpolates linearly on pixel
-    areas, mirrored at the edges. Both steps are linear and separable, so scipy's own operators applied to the unit matrix
-    give the map exactly.
+    areas, mirrored at the edges. Both steps are linear and separable, so scipy's own operators applied to the unit
+    matrix give the map exactly.
     """
     rows = np.eye(size_in)
     if size_out < size_in:
@@ -165,7 +165,8 @@ class LensFinder(LightningModule):
         n = shapes[self.bands[0]][0] if shapes[self.bands[0]] else 0
         if n < 1 or any(shape != (n, BANDS[band].size, BANDS[band].size) for band, shape in shapes.items()):
             raise LensfindError(
-                "stamps of one or more objects, " + ", ".join(f"{b} (N, {BANDS[b].size}, {BANDS[b].size})" for b in shapes),
+                "stamps of one or more objects, "
+                + ", ".join(f"{b} (N, {BANDS[b].size}, {BANDS[b].size})" for b in shapes),
                 ", ".join(f"{band} {shape}" for band, shape in shapes.items()),
                 "Cut native stamps: VIS 200 px at 0.1 arcsec, NISP 66 px at 0.3 arcsec; add an axis to a single stamp.",
             )
@@ -191,7 +192,7 @@ class LensFinder(LightningModule):
         return logits
 
     def logits(self, stamps: Stamps) -> Tensor:
-        """Logits (N, 2) of native stamps; channels last in memory, which trains and scores faster (benchmarks/train.py)."""
+        """Logits (N, 2) of native stamps; channels last in memory, which is faster (benchmarks/train.py)."""
         return self.forward(self.preprocess(stamps).contiguous(memory_format=torch.channels_last))
 
     @torch.no_grad()
@@ -257,16 +258,17 @@ class LensFinder(LightningModule):
         cross_entropy = nn.functional.cross_entropy(logits, label, reduction="none")
         weight = torch.tensor(self.hparams["class_weights"] or [1.0, 1.0], device=label.device)[label]
         p_lens = probability(logits.detach())
-        loss_metric, metrics = self.losses[f"{split}_loss"], self.metrics[f"{split}_metrics"]
+        loss_metric: Any = self.losses[f"{split}_loss"]
+        metrics: Any = self.metrics[f"{split}_metrics"]
         # Weighted means over the whole epoch, so that neither batch size nor number of devices changes them.
         loss_metric.update(cross_entropy.detach(), weight)
         metrics.update(p_lens, label)
         n = len(label)
-        self.log(f"{split}/loss", loss_metric, on_step=False, on_epoch=True, prog_bar=True, batch_size=n)  # type: ignore[arg-type]
-        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=n)  # type: ignore[arg-type]
+        self.log(f"{split}/loss", loss_metric, on_step=False, on_epoch=True, prog_bar=True, batch_size=n)
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=n)
         if split == "test":
             self._scores.append(torch.stack([batch["row"].to(p_lens), label.to(p_lens), p_lens], dim=1))
-        # DDP averages gradients over devices; dividing by the mean sum of weights makes that the mean over the whole batch.
+        # DDP averages gradients over devices; dividing by the mean sum of weights makes that the whole batch's mean.
         total = self.all_gather(weight.sum()) if split == "train" else weight.sum()
         return (weight * cross_entropy).sum() / torch.as_tensor(total).mean()
 

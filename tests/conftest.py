@@ -1,13 +1,18 @@
-"""Shared by all tests: where the reference data lie, and small honest stamps."""
+"""Shared by all tests: where the reference data lie, small honest stamps, one simulated set and one training run."""
 
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from numpy.typing import NDArray
+from omegaconf import DictConfig
 
+from lensfind import apps
 from lensfind.bands import BANDS
+from lensfind.cli import CONF
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +28,36 @@ def noise_stamps(n: int, seed: int = 0, bands: tuple[str, ...] = tuple(BANDS)) -
     """Stamps of nothing but noise, in electron/s."""
     rng = np.random.default_rng(seed)
     return {b: rng.normal(0.0, 0.01, (n, BANDS[b].size, BANDS[b].size)).astype(np.float32) for b in bands}
+
+
+def compose(app: str, *overrides: str) -> DictConfig:
+    """The configuration that ``python APP.py OVERRIDES`` would get."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra_compose(app, overrides=list(overrides))
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small simulated set in four bands, made once per session by the real simulator."""
+    root = tmp_path_factory.mktemp("simulated") / "store"
+    apps.simulate(compose("simulate", "n=160", "workers=2", "shard_size=40", f"output_dir={root}"))
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The one real training run that the tests share: OU-66 on J, Y, H for three epochs; its folder."""
+    folder = tmp_path_factory.mktemp("runs") / "ou66-jyh"
+    apps.train(compose("train", *SMALL, f"data.root={store}", "trainer.max_epochs=3", f"output_dir={folder}"))
+    return folder
+
+
+SMALL = (
+    "experiment=ou_jyh",
+    "data=shards",
+    "data.batch_size=32",
+    "data.split.train=0.6",
+    "data.split.val=0.2",
+    "data.split.test=0.2",
+)
+"""Overrides of the shared run: small enough for seconds, with enough of each class in every split."""

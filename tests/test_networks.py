@@ -199,7 +199,9 @@ def test_checkpoint_cannot_name_code(tmp_path):
     with pytest.raises(LensfindError, match="_instantiator"):
         lensfind.load(tmp_path / "x.ckpt")
     del settings["_instantiator"]
-    torch.save({"state_dict": state, "hyper_parameters": settings | {"bands": ["J", "Y"]}, "lensfind": {}}, tmp_path / "x")
+    torch.save(
+        {"state_dict": state, "hyper_parameters": settings | {"bands": ["J", "Y"]}, "lensfind": {}}, tmp_path / "x"
+    )
     with pytest.raises(LensfindError, match="bands J, Y"):
         lensfind.load(tmp_path / "x")
     state["net.layer.0.weight"][0] = torch.nan
@@ -273,5 +275,3 @@ def test_eight_images_can_be_learnt():
     p = finder.predict_proba(stamps)
     assert bool((p[label == 1] > 0.9).all())
     assert bool((p[label == 0] < 0.1).all())
-
-

@@ -1,0 +1,4 @@
+from lensfind.cli import interpret
+
+if __name__ == "__main__":
+    interpret()

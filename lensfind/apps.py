@@ -1,0 +1,393 @@
+"""The four apps as ordinary functions of a resolved configuration; ``cli.py`` puts Hydra around them.
+
+``train``, ``evaluate``, ``simulate`` and ``interpret`` wire the parts together, write into one folder, and print where
+the results are and what to type next.
+"""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+from rich.console import Console
+
+from lensfind import figures
+from lensfind.checkpoint import load
+from lensfind.dashboard import Dashboard, finish
+from lensfind.data import LensData, Store
+from lensfind.errors import LensfindError
+from lensfind.evaluation import comparison, predict, print_table, write_evaluation
+from lensfind.finder import LensFinder
+from lensfind.interpretation import occlusion
+from lensfind.runs import Run, open_run, read_metrics
+from lensfind.simulation import simulate as simulate_store
+
+__all__ = ["compare", "evaluate", "interpret", "simulate", "train"]
+
+console = Console(soft_wrap=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- train
+
+
+class History(Callback):
+    """The metrics of every epoch, kept in the checkpoint so that learning curves survive a resume and any logger."""
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note what was logged in this epoch."""
+        values = {key: float(value) for key, value in trainer.callback_metrics.items() if "/" in key}
+        self.epochs.append({"epoch": trainer.current_epoch, **values})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values for the checkpoint."""
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.epochs = list(state_dict["epochs"])
+
+
+class SeededEpochs(Callback):
+    """Dropout of every epoch drawn from (seed, epoch, device): a resumed run is the run that was not stopped."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Seed torch's default generators, which dropout draws from."""
+        state = np.random.SeedSequence(self.seed, spawn_key=(trainer.current_epoch, trainer.global_rank))
+        torch.manual_seed(int(state.generate_state(1, np.uint64)[0]))
+
+
+def train(cfg: DictConfig) -> dict[str, float]:
+    """Train a finder, keep the best checkpoint, test it, and draw what there is to see.
+
+    Args:
+        cfg: ``conf/train.yaml``, composed by Hydra.
+
+    Returns:
+        The test metrics (``test/auroc`` and so on).
+
+    Raises:
+        LensfindError: See the parts; and for several processes inside a sweep.
+    """
+    first = getattr(rank_zero_only, "rank", 0) == 0
+    run = open_run(cfg, write=first)
+    config = run.config
+    if run.ended:
+        metrics: dict[str, float] = read_metrics(run.folder)["metrics"]
+        console.print(
+            f"{run.folder} has ended already; nothing to do. Train on: resume={run.folder} trainer.max_epochs=N"
+        )
+        return metrics
+    _refuse_processes_in_a_sweep(config)
+    pl.seed_everything(config["seed"], workers=True, verbose=False)
+    data: LensData = instantiate(config["data"], _convert_="all")
+    finder: LensFinder = instantiate(config["model"], _convert_="all")
+    finder.provenance["config"] = config
+    if first:
+        data.prepare_data()  # before the other processes start: they would wait for minutes and then give up
+    logger: Logger = instantiate(config["logger"], _convert_="all")
+    history = History()
+    callbacks: list[Callback] = [history, SeededEpochs(config["seed"])]
+    if config["patience"] is not None:
+        callbacks.append(EarlyStopping(config["monitor"], patience=config["patience"], mode=config["monitor_mode"]))
+    if isinstance(logger, WandbLogger):
+        callbacks.append(Dashboard(config))
+    best = ModelCheckpoint(
+        run.checkpoints,
+        filename="best",
+        monitor=config["monitor"],
+        mode=config["monitor_mode"],
+        save_last=True,
+        save_on_train_epoch_end=True,
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
+    )
+    trainer: pl.Trainer = instantiate(config["trainer"], logger=logger, callbacks=[*callbacks, best], _convert_="all")
+    if first:
+        data.setup("fit")
+        sizes = ", ".join(f"{len(data.rows(split))} {split}" for split in ("train", "val", "test"))
+        console.print(f"{finder.name}: {finder.n_parameters:,} parameters; bands {', '.join(finder.bands)}; {sizes}")
+    exit_code = 1
+    try:
+        if run.last and isinstance(logger, CSVLogger) and first:
+            _keep_metrics(logger, run)
+        trainer.fit(finder, datamodule=data, ckpt_path=run.last, weights_only=True)
+        trainer.test(finder, datamodule=data, ckpt_path=run.checkpoints / "best.ckpt", weights_only=True, verbose=False)
+        results = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
+        if trainer.is_global_zero:
+            _report(run, finder, data, history)
+        exit_code = 0
+    finally:
+        if isinstance(logger, WandbLogger):
+            finish(logger, exit_code)
+    return results
+
+
+def _refuse_processes_in_a_sweep(config: Mapping[str, Any]) -> None:
+    """Lightning starts the other processes of DDP with the same command line, which would be a second sweep."""
+    multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    devices, strategy = config["trainer"]["devices"], config["trainer"].get("strategy")
+    if (
+        multirun
+        and strategy is not None
+        and str(strategy).startswith("ddp")
+        and "spawn" not in str(strategy)
+        and devices != 1
+    ):
+        raise LensfindError(
+            "one device per job inside a sweep",
+            f"trainer.strategy={strategy} with trainer.devices={devices}",
+            "Set trainer.devices=1, or trainer.strategy=ddp_spawn, or start the runs one by one.",
+        )
+
+
+def _keep_metrics(logger: CSVLogger, run: Run) -> None:
+    """Lightning's CSV logger deletes metrics.csv when it starts again: hand it the rows of the epochs that stand."""
+    path = run.folder / "metrics.csv"
+    if not path.is_file():
+        return
+    done = torch.load(run.checkpoints / "last.ckpt", map_location="cpu", weights_only=True)["epoch"]
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("epoch") and int(float(row["epoch"])) <= done]
+    for row in rows:
+        logger.experiment.log_metrics(
+            {key: float(value) for key, value in row.items() if key != "step" and value}, step=int(row["step"])
+        )
+    logger.experiment.save()
+
+
+def _report(run: Run, finder: LensFinder, data: LensData, history: History) -> None:
+    """Everything that a run leaves for people: metrics, predictions, pictures, and where they are."""
+    assert finder.test_scores is not None
+    row, label, p_lens = finder.test_scores.numpy().T
+    row, label = row.astype(np.int64), label.astype(np.int64)
+    figures.learning_curves(history.epochs).savefig(run.folder / "learning_curves.png")
+    shown = np.concatenate([np.flatnonzero(label == kind)[:16] for kind in (1, 0)])
+    titles = [f"{'lens' if label[i] else 'other'} {p_lens[i]:.2f}" for i in shown]
+    figures.mosaic(data.store.read(row[shown], data.store.bands), titles).savefig(run.folder / "mosaic.png")
+    shown = _most_confident(label, p_lens, 2 * run.config["occlusion_maps"])[: run.config["occlusion_maps"]]
+    if len(shown):
+        maps = occlusion(finder.cpu().eval(), data.store.read(row[shown], finder.bands), progress=True)
+        _occlusion_figures(data, row[shown], maps, p_lens[shown], run.folder)
+    written = write_evaluation(
+        run.folder,
+        ids=np.asarray(data.catalogue["id"])[row],
+        label=label,
+        p_lens=p_lens,
+        split=np.full(len(row), "test"),
+        provenance={
+            "name": finder.name,
+            "checkpoint": "checkpoints/best.ckpt",
+            "data": str(data.store.root),
+            "rows": "test",
+        },
+    )
+    print_table([{"network": finder.name, **written["metrics"]}], title=f"{finder.name} on {len(row)} test objects")
+    console.print(f"Results: {run.folder}")
+    console.print(
+        f"  {', '.join(sorted(path.name for path in run.folder.iterdir() if path.suffix in ('.png', '.json', '.csv')))}"
+    )
+    console.print(f"Next: python evaluate.py checkpoint={run.folder}   python interpret.py checkpoint={run.folder}")
+
+
+def compare(folder: Path) -> None:
+    """One table of all ended runs below a sweep's folder: printed, and written as ``comparison.csv``."""
+    ended = sorted(path.parent for path in folder.glob("*/metrics.json"))
+    if not ended:
+        return
+    rows = [{"run": path.name, **read_metrics(path)["metrics"]} for path in ended]
+    comparison(rows, folder / "comparison.csv")
+    print_table(rows, title=f"{len(rows)} runs in {folder}")
+    console.print(f"Table: {folder / 'comparison.csv'}")
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluate
+
+
+def evaluate(cfg: DictConfig) -> dict[str, Any]:
+    """Score data with a checkpoint or published weights: ``metrics.json``, ``predictions.csv``, ROC and PR curves.
+
+    Args:
+        cfg: ``conf/evaluate.yaml``, composed by Hydra.
+
+    Returns:
+        What stands in ``metrics.json``.
+    """
+    finder = load(cfg.checkpoint).to(_device(cfg.device))
+    data = _data(cfg, finder)
+    rows = np.arange(len(data.catalogue)) if cfg.rows == "all" else data.rows(_choice("rows", cfg.rows))
+    if not len(rows):
+        raise LensfindError(
+            f"rows of the split {cfg.rows}", f"none in {data.store.root}", "Choose rows=all or another split."
+        )
+    row, label, p_lens = predict(finder, data.loader(rows))
+    folder = Path(cfg.output_dir)
+    written = write_evaluation(
+        folder,
+        ids=np.asarray(data.catalogue["id"])[row],
+        label=label,
+        p_lens=p_lens,
+        split=data.splits[row],
+        threshold=cfg.threshold,
+        provenance={
+            "name": finder.provenance.get("name", finder.name),
+            "checkpoint": str(Path(cfg.checkpoint).resolve()),
+            "data": str(data.store.root),
+            "rows": cfg.rows,
+        },
+    )
+    print_table(
+        [{"network": written["name"], **written["metrics"]}],
+        title=f"{written['name']} on {len(row)} objects ({cfg.rows} rows)",
+    )
+    console.print(f"Results: {folder}")
+    console.print(f"Next: python interpret.py checkpoint={cfg.checkpoint}")
+    return written
+
+
+def _choice(key: str, value: str) -> str:
+    if value not in ("train", "val", "test"):
+        raise LensfindError(f"{key} to be train, val, test or all", repr(value), f"Set {key}=test.")
+    return value
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise LensfindError(
+            "a device that this torch has", f"device={name} ({str(error).splitlines()[0]})", "Set device=cpu."
+        ) from error
+
+
+def _data(cfg: DictConfig, finder: LensFinder) -> LensData:
+    """The data that a configuration names; else those the checkpoint was trained on; else, aloud, simulated ones."""
+    settings: dict[str, Any] = OmegaConf.to_container(cfg.data, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    trained: Mapping[str, Any] | None = finder.provenance.get("data")
+    bands = list(finder.bands)
+    if "_target_" in settings:
+        data: LensData = instantiate(settings, bands=bands, _convert_="all")
+    elif trained is not None:
+        # Plain values out of the checkpoint, and the class named here: nothing in the file can choose what runs.
+        data = LensData(**_plain_data(trained), bands=bands, batch_size=cfg.batch_size, verify=False)
+    else:
+        name = finder.provenance.get("name", finder.name)
+        console.print(f"{name} comes without data: simulating {cfg.fallback.n} objects (name others with data=DIR)")
+        settings = OmegaConf.to_container(cfg.fallback, resolve=True)  # type: ignore[assignment]
+        data = instantiate(settings, bands=bands, split={"kind": "none"}, _convert_="all")
+    data.prepare_data()
+    data.setup("test")
+    if (
+        trained is not None
+        and "_target_" in settings
+        and Path(str(trained["root"])).resolve() == data.store.root.resolve()
+    ):
+        console.print("These are the data that the network was trained on: keeping their split.")
+        data = LensData(**_plain_data(trained), bands=bands, batch_size=cfg.batch_size, verify=False)
+        data.setup("test")
+    return data
+
+
+def _plain_data(trained: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: trained[key] for key in ("root", "split", "lens_rule") if key in trained}
+
+
+# ---------------------------------------------------------------------------------------------- interpret and simulate
+
+
+def interpret(cfg: DictConfig) -> Path:
+    """Look inside a finder: arrays (``.npz``) and a figure per object.
+
+    Args:
+        cfg: ``conf/interpret.yaml``, composed by Hydra.
+
+    Returns:
+        The folder of the results.
+    """
+    finder = load(cfg.checkpoint).to(_device(cfg.device))
+    data = _data(cfg, finder)
+    ids = np.asarray(data.catalogue["id"])
+    if cfg.ids is None:
+        rows, label, p_lens = predict(finder, data.loader(data.rows("test")))
+        rows = rows[_most_confident(label, p_lens, cfg.n)]
+    else:
+        unknown = [i for i in cfg.ids if i not in set(ids.tolist())]
+        if unknown or not len(cfg.ids):
+            raise LensfindError(
+                f"ids of objects in {data.store.root}",
+                f"ids={list(cfg.ids)} ({len(unknown)} unknown)",
+                f"Try ids=[{ids[0]}].",
+            )
+        rows = np.array([int(np.flatnonzero(ids == i)[0]) for i in cfg.ids])
+    stamps = data.store.read(rows, finder.bands)
+    p_lens = finder.predict_proba(stamps).numpy()
+    maps = instantiate(cfg.method, finder, stamps, batch_size=cfg.batch_size, progress=True)
+    folder = Path(cfg.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "occlusion.npz", id=ids[rows], label=data.labels[rows], p_lens=p_lens, map=maps)
+    _occlusion_figures(data, rows, maps, p_lens, folder)
+    console.print(f"Results: {folder}")
+    return folder
+
+
+def simulate(cfg: DictConfig) -> Path:
+    """Simulate a set of stamps with their catalogue, and show it.
+
+    Args:
+        cfg: ``conf/simulate.yaml``, composed by Hydra.
+
+    Returns:
+        The folder of the set.
+    """
+    folder = Path(cfg.output_dir)
+    settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    keys = ("n", "seed", "scenario", "survey", "workers", "shard_size")
+    simulate_store(folder, **{key: settings[key] for key in keys})
+    store = Store(folder)
+    label = np.asarray(store.catalogue["label"])
+    shown = np.concatenate([np.flatnonzero(label == kind)[:16] for kind in (1, 0)])
+    titles = [f"{store.catalogue['kind'][i]} {store.catalogue['id'][i]}" for i in shown]
+    figures.mosaic(store.read(shown, store.bands), titles).savefig(folder / "mosaic.png")
+    counts = store.manifest["counts"]
+    rejected = counts["rejected"] or "none"
+    console.print(f"{counts['objects']} objects, {counts['lenses']} of them lenses; draws rejected: {rejected}")
+    console.print(f"Results: {folder} (shards, manifest.yaml, mosaic.png)")
+    console.print(f"Next: python train.py data={folder}")
+    return folder
+
+
+# ----------------------------------------------------------------------------------------------------------- pictures
+
+
+def _most_confident(label: NDArray[np.int64], p_lens: NDArray[np.float64], n: int) -> NDArray[np.int64]:
+    """Positions of the objects with the highest P(lens): n / 2 lenses, then as many that are none."""
+    order = np.argsort(-p_lens, kind="stable")
+    lenses = order[label[order] == 1][: n // 2]
+    return np.concatenate([lenses, order[label[order] == 0][: n - len(lenses)]])
+
+
+def _occlusion_figures(
+    data: LensData, rows: NDArray[np.int64], maps: NDArray[np.float32], p_lens: NDArray[np.float64], folder: Path
+) -> None:
+    """One ``occlusion_ID.png`` per object."""
+    pictures = figures.composite(data.store.read(rows, data.store.bands))
+    for row, picture, difference, p in zip(rows, pictures, maps, p_lens, strict=True):
+        number, kind = data.catalogue["id"][row], "lens" if data.labels[row] else "non-lens"
+        figure = figures.occlusion(picture, difference, p, f"{number} ({kind})")
+        figure.savefig(folder / f"occlusion_{number}.png")

@@ -1,0 +1,131 @@
+"""Weights & Biases: everything that a run sends there beyond Lightning's metrics (docs/wandb.md)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import wandb
+from numpy.typing import NDArray
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import WandbLogger
+from torchmetrics.functional import classification as metrics
+
+from lensfind import figures
+from lensfind.finder import LensFinder
+
+__all__ = ["Dashboard", "finish"]
+
+EXAMPLES = 32
+"""Stamps in the table."""
+POINTS = 1000
+"""Of an interactive curve; W&B draws no more than 10,000 rows per panel."""
+
+
+class Dashboard(Callback):
+    """Configuration and parameter count when training starts; curves, confusion matrix and stamps after the test.
+
+    Does nothing in a trainer without a :class:`WandbLogger`, and only the first process writes.
+
+    Args:
+        config: The resolved configuration of the run as plain values.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = dict(config)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write ``config`` and ``n_parameters``."""
+        run = _run(trainer)
+        if run is None:
+            return
+        assert isinstance(pl_module, LensFinder)
+        # A resumed run meets its own old values, and Lightning writes hyper-parameters under some of the same keys.
+        run.config.update(self.config | {"n_parameters": pl_module.n_parameters}, allow_val_change=True)
+        run.summary["n_parameters"] = pl_module.n_parameters
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write ROC and PR curves, the confusion matrix (pictures and interactive) and the table of example stamps."""
+        run = _run(trainer)
+        if run is None:
+            return
+        assert isinstance(pl_module, LensFinder)
+        assert pl_module.test_scores is not None
+        row, label, p_lens = pl_module.test_scores.numpy().T
+        truth = label.astype(np.int64)
+        name = pl_module.name
+        content = {
+            "test/roc": wandb.Image(figures.roc_curve({name: (truth, p_lens)})),
+            "test/pr": wandb.Image(figures.precision_recall_curve({name: (truth, p_lens)})),
+            "test/confusion_matrix": wandb.Image(figures.confusion_matrix(truth, p_lens)),
+            "test/confusion_matrix_interactive": wandb.plot.confusion_matrix(
+                y_true=truth.tolist(), preds=(p_lens > 0.5).astype(int).tolist(), class_names=["non-lens", "lens"]
+            ),
+            "test/examples": _examples(trainer, row.astype(np.int64), truth, p_lens),
+        }
+        if 0 < truth.sum() < len(truth):
+            target, preds = torch.from_numpy(truth), torch.from_numpy(p_lens)
+            fpr, tpr, _ = metrics.binary_roc(preds, target)
+            precision, recall, _ = metrics.binary_precision_recall_curve(preds, target)
+            content["test/roc_interactive"] = _curve(
+                fpr, tpr, ("false positive rate", "true positive rate"), "ROC curve"
+            )
+            content["test/pr_interactive"] = _curve(
+                recall, precision, ("recall", "precision"), "Precision-recall curve"
+            )
+        run.log(content)
+
+
+def finish(logger: WandbLogger, exit_code: int = 0) -> None:
+    """End the run of ``logger`` if it has begun one; without this every job of a sweep writes into the first run.
+
+    Args:
+        logger: Of the trainer.
+        exit_code: 0 marks the run as finished, anything else as failed.
+    """
+    if wandb.run is not None and logger.version == wandb.run.id:
+        wandb.finish(exit_code=exit_code)
+
+
+def _run(trainer: pl.Trainer) -> Any:
+    """The W&B run of the trainer, in the first process; else None."""
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    return loggers[0].experiment if loggers and trainer.is_global_zero else None
+
+
+def _curve(x: torch.Tensor, y: torch.Tensor, names: tuple[str, str], title: str) -> Any:
+    """A chart of at most POINTS points that W&B draws itself, overlaying the runs that one selects.
+
+    The chart of ``wandb.plot.roc_curve``, which would ask for pandas and scikit-learn.
+    """
+    kept = torch.linspace(0, len(x) - 1, min(len(x), POINTS)).round().long()
+    rows = [["lens", *point] for point in zip(x[kept].tolist(), y[kept].tolist(), strict=True)]
+    return wandb.plot_table(
+        "wandb/area-under-curve/v0",
+        wandb.Table(columns=["class", *names], data=rows),
+        {"x": names[0], "y": names[1], "class": "class"},
+        {"title": title, "x-axis-title": names[0], "y-axis-title": names[1]},
+    )
+
+
+def _examples(
+    trainer: pl.Trainer, row: NDArray[np.int64], truth: NDArray[np.int64], p_lens: NDArray[np.float64]
+) -> Any:
+    """Up to 16 mistakes, the most confident first, and others drawn at random: id, image, P(lens), truth."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    error = np.abs(p_lens - truth)
+    order = np.argsort(-error, kind="stable")
+    mistakes = order[(p_lens[order] > 0.5) != (truth[order] == 1)][: EXAMPLES // 2]
+    rest = np.setdiff1d(np.arange(len(row)), mistakes)
+    others = np.random.default_rng(0).permutation(rest)[: EXAMPLES - len(mistakes)]
+    chosen = np.concatenate([mistakes, others])
+    pictures = (figures.composite(data.store.read(row[chosen], data.store.bands)) * 255).round().astype(np.uint8)
+    ids = np.asarray(data.catalogue["id"])[row[chosen]]
+    table = wandb.Table(columns=["id", "image", "p_lens", "truth", "mistake"])
+    for k, index in enumerate(chosen):
+        # North of a FITS image is its last row, of a picture its first.
+        image = wandb.Image(pictures[k, ::-1])
+        truth_name = "lens" if truth[index] else "non-lens"
+        table.add_data(int(ids[k]), image, float(p_lens[index]), truth_name, k < len(mistakes))
+    return table

@@ -1,0 +1,266 @@
+"""Every figure. Functions of arrays that return a matplotlib ``Figure``; none shows or saves anything.
+
+``Figure`` without pyplot: no window, no global list of figures, safe in threads. Line colours are those of Okabe & Ito,
+which colour-blind readers tell apart.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+from torchmetrics.functional import classification as metrics
+
+from lensfind.bands import BANDS, check_bands
+from lensfind.errors import LensfindError
+from lensfind.finder import Stamps
+
+__all__ = [
+    "composite",
+    "confusion_matrix",
+    "learning_curves",
+    "mosaic",
+    "occlusion",
+    "precision_recall_curve",
+    "roc_curve",
+]
+
+BLUE, ORANGE, RED = "#0072B2", "#E69F00", "#D55E00"
+_COLOURS = (BLUE, RED, "#009E73", "#CC79A7", ORANGE, "#56B4E9", "black")
+_DPI = 150
+MOST = 32
+"""Stamps in one mosaic."""
+
+# From blue to red light; weights of electron/s/arcsec^2 by which a red galaxy comes out orange and a blue arc blue.
+_WEIGHTS = {"VIS": 0.85, "Y": 0.65, "J": 0.47, "H": 0.37}
+_MATCH = 2.4
+"""Sigma in VIS pixels of the Gaussian from the point spread of VIS to that of NISP and its pixels."""
+
+Curves = Mapping[str, tuple[ArrayLike, ArrayLike]]
+"""``{name: (label, p_lens)}``."""
+
+
+def composite(stamps: Stamps) -> NDArray[np.float32]:
+    """Pictures of stamps: colours as in Lupton et al. 2004 (PASP 116, 133), grey if there are fewer than three bands.
+
+    Red is the reddest band, blue the bluest, green the mean of those between, on the bluest band's grid (NISP is
+    interpolated to the 0.1 arcsec of VIS, centres on centres). Brightness is asinh of VIS (or the mean) in units of its
+    noise, from the sky to each picture's own 99.8th percentile.
+
+    Args:
+        stamps: ``{band: (N, n, n)}`` in electron/s.
+
+    Returns:
+        float32 (N, n, n, 3) in [0, 1]; grey has three equal channels.
+    """
+    check_bands(stamps)
+    ordered = [band for band in _WEIGHTS if band in stamps]
+    grid = BANDS[ordered[0]]
+    planes = {
+        band: _on_grid(np.asarray(stamps[band], np.float64), band, grid.name) * weight / BANDS[band].pixel_scale ** 2
+        for band, weight in _WEIGHTS.items()
+        if band in stamps
+    }
+    blue, *middle, red = (planes[band] for band in ordered) if len(ordered) >= 3 else [planes[ordered[0]]] * 3
+    # Brightness from the sharp band, colours at the resolution of NISP: else cores would be blue with red rims.
+    light = blue if "VIS" in stamps else np.mean([red, *middle, blue], axis=0)
+    if "VIS" in stamps and len(ordered) >= 3:
+        blue = ndimage.gaussian_filter(blue, (0, _MATCH, _MATCH))
+    rgb = np.stack([red, np.mean(middle, axis=0), blue], axis=-1)
+    rgb -= np.median(rgb, axis=(1, 2), keepdims=True)
+    light = (light - np.median(light, axis=(1, 2), keepdims=True))[..., None]
+    tiny = np.finfo(np.float32).tiny
+    noise = 1.4826 * np.median(np.abs(light), axis=(1, 2), keepdims=True) + tiny
+    top = np.maximum(np.quantile(light, 0.998, axis=(1, 2), keepdims=True) / noise, 5.0)
+    bright = np.arcsinh(np.maximum(light / noise - 0.7, 0) / 3) / np.arcsinh(top / 3)
+    # Colour is the ratio of the bands; within the noise there is none, so the ratio is drawn towards grey.
+    rgb = np.maximum(rgb + noise, 0.3 * noise)
+    rgb = bright * rgb / rgb.mean(axis=-1, keepdims=True)
+    rgb /= np.maximum(rgb.max(axis=-1, keepdims=True), 1)  # keep the hue of what is too bright
+    return np.asarray(rgb, dtype=np.float32)
+
+
+def _on_grid(images: NDArray[np.float64], band: str, grid: str) -> NDArray[np.float64]:
+    """Images (N, n, n) of ``band`` interpolated to the pixels of ``grid``; the stamps' centres coincide."""
+    source, target = BANDS[band], BANDS[grid]
+    if source.pixel_scale == target.pixel_scale:
+        return images
+    step = target.pixel_scale / source.pixel_scale
+    offset = (source.size - 1) / 2 - step * (target.size - 1) / 2
+    shape = (len(images), target.size, target.size)
+    shifted: NDArray[np.float64] = ndimage.affine_transform(
+        images, (1, step, step), (0, offset, offset), shape, order=1, mode="nearest"
+    )
+    return shifted
+
+
+def mosaic(stamps: Stamps, titles: Sequence[str] | None = None, columns: int = 8) -> Figure:
+    """Pictures (:func:`composite`) of up to 32 objects side by side, with a 5 arcsec bar in the first.
+
+    Args:
+        stamps: ``{band: (N, n, n)}`` in electron/s.
+        titles: One short line above each.
+        columns: Pictures in a row.
+
+    Raises:
+        LensfindError: No objects, more than 32, or not one title each.
+    """
+    pictures = composite(stamps)
+    n, pixels = pictures.shape[:2]
+    if not 1 <= n <= MOST or (titles is not None and len(titles) != n):
+        got = f"{n} objects" + ("" if titles is None else f" and {len(titles)} titles")
+        raise LensfindError(f"1 to {MOST} objects and as many titles", got, "Choose fewer objects.")
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    figure = Figure((1.2 * columns, (1.2 if titles is None else 1.4) * rows), dpi=110)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for number, ax in enumerate(axes.flat):
+        ax.set_axis_off()
+        if number < n:
+            ax.imshow(pictures[number], origin="lower", interpolation="nearest")
+            if titles is not None:
+                ax.set_title(titles[number], fontsize=8, pad=2)
+    bar = 5 / _field(pixels) * pixels
+    left = 0.06 * pixels
+    axes.flat[0].plot([left, left + bar], [left, left], color="white", lw=1.5)
+    axes.flat[0].text(left + bar / 2, 1.5 * left, "5″", color="white", fontsize=7, ha="center", va="bottom")
+    return figure
+
+
+def learning_curves(epochs: Sequence[Mapping[str, float]]) -> Figure:
+    """Loss of training and validation, and AUROC and average precision of validation, over the epochs.
+
+    Args:
+        epochs: One mapping per epoch with ``epoch`` (counted from 0) and any of ``train/loss``, ``val/loss``,
+            ``val/auroc``, ``val/average_precision``. The best epoch by ``val/loss`` is marked.
+    """
+    figure = Figure((8, 3), dpi=_DPI, layout="constrained")
+    loss, quality = figure.subplots(1, 2)
+    lines = (
+        (loss, "train/loss", "training", ORANGE, "--"),
+        (loss, "val/loss", "validation", BLUE, "-"),
+        (quality, "val/auroc", "AUROC", BLUE, "-"),
+        (quality, "val/average_precision", "average precision", RED, "--"),
+    )
+    for ax, key, name, colour, style in lines:
+        points = [(row["epoch"] + 1, row[key]) for row in epochs if key in row]
+        if points:
+            ax.plot(
+                *zip(*points, strict=True), style, color=colour, label=name, marker=".", ms=4 if len(points) < 40 else 0
+            )
+    with_loss = [row for row in epochs if "val/loss" in row]
+    if with_loss:
+        best = min(with_loss, key=lambda row: row["val/loss"])
+        for ax in (loss, quality):
+            ax.axvline(best["epoch"] + 1, color="0.6", lw=1, ls=":", label=f"best epoch ({best['epoch'] + 1:.0f})")
+    loss.set(xlabel="epoch", ylabel="weighted cross-entropy [nat]")
+    quality.set(xlabel="epoch", ylabel="validation metric", ylim=(None, 1.01))
+    for ax in (loss, quality):
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.grid(alpha=0.3)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def roc_curve(finders: Curves) -> Figure:
+    """True against false positive rate of one or more finders, with AUROC; ``{name: (label, p_lens)}``."""
+    figure, ax = _square()
+    ax.plot([0, 1], [0, 1], ":", color="0.6", label="chance")
+    for number, (name, (label, p_lens)) in enumerate(finders.items()):
+        target, preds, both = _tensors(label, p_lens)
+        if both:
+            fpr, tpr, _ = metrics.binary_roc(preds, target)
+            name = f"{name}: AUROC {metrics.binary_auroc(preds, target):.3f}"
+            ax.plot(fpr, tpr, color=_COLOURS[number % len(_COLOURS)], label=name)
+        else:
+            ax.plot([], [], " ", label=f"{name}: undefined, one class only")
+    ax.set(xlabel="false positive rate", ylabel="true positive rate (completeness)")
+    ax.legend(loc="lower right", frameon=False, fontsize=8)
+    return figure
+
+
+def precision_recall_curve(finders: Curves) -> Figure:
+    """Precision against recall of one or more finders, with average precision; ``{name: (label, p_lens)}``."""
+    figure, ax = _square()
+    for number, (name, (label, p_lens)) in enumerate(finders.items()):
+        target, preds, both = _tensors(label, p_lens)
+        colour = _COLOURS[number % len(_COLOURS)]
+        if both:
+            precision, recall, _ = metrics.binary_precision_recall_curve(preds, target)
+            precision, recall = precision[recall > 0], recall[recall > 0]  # before the first lens there is no curve
+            name = f"{name}: AP {metrics.binary_average_precision(preds, target):.3f}"
+            ax.plot(recall, precision, color=colour, label=name, drawstyle="steps-pre")
+            ax.axhline(float(target.double().mean()), color=colour, ls=":", lw=1)
+        else:
+            ax.plot([], [], " ", label=f"{name}: undefined, one class only")
+    ax.plot([], [], ":", color="0.4", lw=1, label="chance (share of lenses)")
+    ax.set(xlabel="recall (completeness)", ylabel="precision (purity)")
+    ax.legend(loc="lower left", frameon=False, fontsize=8)
+    return figure
+
+
+def _square() -> tuple[Figure, Axes]:
+    figure = Figure((4.2, 4.2), dpi=_DPI, layout="constrained")
+    ax = figure.subplots()
+    ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    ax.grid(alpha=0.3)
+    return figure, ax
+
+
+def _tensors(label: ArrayLike, p_lens: ArrayLike) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    target = torch.from_numpy(np.asarray(label, dtype=np.int64))
+    return target, torch.from_numpy(np.asarray(p_lens, dtype=np.float64)), 0 < int(target.sum()) < len(target)
+
+
+def confusion_matrix(label: ArrayLike, p_lens: ArrayLike, threshold: float = 0.5) -> Figure:
+    """Counts of truth (rows) against finding P(lens) > threshold (columns), shaded by the share of the row."""
+    truth, found = np.asarray(label, dtype=np.int64), np.asarray(p_lens, dtype=np.float64) > threshold
+    counts = np.array([[np.sum((truth == t) & (found == f)) for f in (False, True)] for t in (0, 1)])
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure = Figure((3.6, 3.4), dpi=_DPI, layout="constrained")
+    ax = figure.subplots()
+    ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for t, f in np.ndindex(2, 2):
+        colour = "white" if share[t, f] > 0.5 else "black"
+        ax.text(f, t, f"{counts[t, f]:,}\n{share[t, f]:.1%}", ha="center", va="center", color=colour)
+    names = ["non-lens", "lens"]
+    ax.set(xticks=[0, 1], yticks=[0, 1], xticklabels=names, yticklabels=names)
+    ax.set(xlabel=f"found (threshold {threshold:g})", ylabel="truth")
+    return figure
+
+
+def occlusion(image: ArrayLike, difference: ArrayLike, p_lens: float, title: str = "") -> Figure:
+    """A stamp beside its occlusion map: blue where the pixels speak for a lens, red where they speak against it.
+
+    Args:
+        image: (n, n) or (n, n, 3), e.g. one of :func:`composite`.
+        difference: (k, k), P(lens | occluded) - P(lens), of the same field as the image.
+        p_lens: P(lens) of the whole stamp.
+        title: Printed above the stamp before P(lens).
+    """
+    image, difference = np.asarray(image), np.asarray(difference, dtype=np.float64)
+    half = _field(image.shape[0]) / 2
+    extent = (-half, half, -half, half)
+    figure = Figure((7.6, 3.4), dpi=_DPI, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    left.imshow(image, origin="lower", extent=extent, cmap="gray")
+    left.set(title=f"{title}  P(lens) = {p_lens:.3f}".strip(), ylabel="offset [arcsec]")
+    # One scale for both signs, so that white is zero and equal strength has equal colour.
+    limit = float(np.abs(difference).max()) or 1e-6
+    shown = right.imshow(difference, origin="lower", extent=extent, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    right.set(title="blue: lens evidence, red: against")
+    for ax in (left, right):
+        ax.set(xlabel="offset [arcsec]")
+        ax.title.set_fontsize(9)
+    figure.colorbar(shown, ax=right, label="P(lens | occluded) - P(lens)")
+    return figure
+
+
+def _field(pixels: int) -> float:
+    """Side in arcsec of a picture of so many pixels."""
+    return next(band.size * band.pixel_scale for band in BANDS.values() if band.size == pixels)

@@ -1,0 +1,4 @@
+from lensfind.cli import simulate
+
+if __name__ == "__main__":
+    simulate()

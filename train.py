@@ -1,0 +1,4 @@
+from lensfind.cli import train
+
+if __name__ == "__main__":
+    train()
