@@ -15,6 +15,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
@@ -28,6 +29,7 @@ from lensfind.dashboard import Dashboard, finish
 from lensfind.data import LensData, Store
 from lensfind.errors import LensfindError
 from lensfind.evaluation import comparison, predict, print_table, write_evaluation
+from lensfind.files import whole_file
 from lensfind.finder import LensFinder
 from lensfind.interpretation import occlusion
 from lensfind.runs import Run, open_run, read_metrics
@@ -73,6 +75,33 @@ class SeededEpochs(Callback):
         torch.manual_seed(int(state.generate_state(1, np.uint64)[0]))
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps ``best.ckpt`` and ``last.ckpt``, and still knows the best value when the run's folder was moved."""
+
+    def __init__(self, folder: Path, monitor: str, mode: str) -> None:
+        super().__init__(
+            folder,
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            save_last=True,
+            save_on_train_epoch_end=True,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Lightning forgets what was best so far if the folder has another path than before."""
+        old, new = str(state_dict["dirpath"]), str(self.dirpath)
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {moved(key): moved(item) for key, item in value.items()}
+            return value.replace(old, new, 1) if isinstance(value, str) else value
+
+        super().load_state_dict(moved(state_dict))
+
+
 def train(cfg: DictConfig) -> dict[str, float]:
     """Train a finder, keep the best checkpoint, test it, and draw what there is to see.
 
@@ -108,16 +137,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         callbacks.append(EarlyStopping(config["monitor"], patience=config["patience"], mode=config["monitor_mode"]))
     if isinstance(logger, WandbLogger):
         callbacks.append(Dashboard(config))
-    best = ModelCheckpoint(
-        run.checkpoints,
-        filename="best",
-        monitor=config["monitor"],
-        mode=config["monitor_mode"],
-        save_last=True,
-        save_on_train_epoch_end=True,
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
-    )
+    best = BestCheckpoint(run.checkpoints, config["monitor"], config["monitor_mode"])
     trainer: pl.Trainer = instantiate(config["trainer"], logger=logger, callbacks=[*callbacks, best], _convert_="all")
     if first:
         data.setup("fit")
@@ -167,7 +187,8 @@ def _keep_metrics(logger: CSVLogger, run: Run) -> None:
         rows = [row for row in csv.DictReader(file) if row.get("epoch") and int(float(row["epoch"])) <= done]
     for row in rows:
         logger.experiment.log_metrics(
-            {key: float(value) for key, value in row.items() if key != "step" and value}, step=int(row["step"])
+            {key: float(value) if "/" in key else int(float(value)) for key, value in row.items() if value},
+            step=int(row["step"]),
         )
     logger.experiment.save()
 
@@ -177,10 +198,10 @@ def _report(run: Run, finder: LensFinder, data: LensData, history: History) -> N
     assert finder.test_scores is not None
     row, label, p_lens = finder.test_scores.numpy().T
     row, label = row.astype(np.int64), label.astype(np.int64)
-    figures.learning_curves(history.epochs).savefig(run.folder / "learning_curves.png")
+    _save(figures.learning_curves(history.epochs), run.folder / "learning_curves.png")
     shown = np.concatenate([np.flatnonzero(label == kind)[:16] for kind in (1, 0)])
     titles = [f"{'lens' if label[i] else 'other'} {p_lens[i]:.2f}" for i in shown]
-    figures.mosaic(data.store.read(row[shown], data.store.bands), titles).savefig(run.folder / "mosaic.png")
+    _save(figures.mosaic(data.store.read(row[shown], data.store.bands), titles), run.folder / "mosaic.png")
     shown = _most_confident(label, p_lens, 2 * run.config["occlusion_maps"])[: run.config["occlusion_maps"]]
     if len(shown):
         maps = occlusion(finder.cpu().eval(), data.store.read(row[shown], finder.bands), progress=True)
@@ -339,8 +360,8 @@ def interpret(cfg: DictConfig) -> Path:
     p_lens = finder.predict_proba(stamps).numpy()
     maps = instantiate(cfg.method, finder, stamps, batch_size=cfg.batch_size, progress=True)
     folder = Path(cfg.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "occlusion.npz", id=ids[rows], label=data.labels[rows], p_lens=p_lens, map=maps)
+    with whole_file(folder / "occlusion.npz", maps.nbytes) as file:
+        np.savez(file, id=ids[rows], label=data.labels[rows], p_lens=p_lens, map=maps)
     _occlusion_figures(data, rows, maps, p_lens, folder)
     console.print(f"Results: {folder}")
     return folder
@@ -363,7 +384,7 @@ def simulate(cfg: DictConfig) -> Path:
     label = np.asarray(store.catalogue["label"])
     shown = np.concatenate([np.flatnonzero(label == kind)[:16] for kind in (1, 0)])
     titles = [f"{store.catalogue['kind'][i]} {store.catalogue['id'][i]}" for i in shown]
-    figures.mosaic(store.read(shown, store.bands), titles).savefig(folder / "mosaic.png")
+    _save(figures.mosaic(store.read(shown, store.bands), titles), folder / "mosaic.png")
     counts = store.manifest["counts"]
     rejected = counts["rejected"] or "none"
     console.print(f"{counts['objects']} objects, {counts['lenses']} of them lenses; draws rejected: {rejected}")
@@ -390,4 +411,9 @@ def _occlusion_figures(
     for row, picture, difference, p in zip(rows, pictures, maps, p_lens, strict=True):
         number, kind = data.catalogue["id"][row], "lens" if data.labels[row] else "non-lens"
         figure = figures.occlusion(picture, difference, p, f"{number} ({kind})")
-        figure.savefig(folder / f"occlusion_{number}.png")
+        _save(figure, folder / f"occlusion_{number}.png")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with whole_file(path) as file:
+        figure.savefig(file, format="png")

@@ -49,7 +49,7 @@ def load(path: str | Path, bands: Sequence[str] | None = None) -> LensFinder:
 
     Args:
         path: The file, or a run folder (its ``checkpoints/best.ckpt`` is taken).
-        bands: Only for weights in the published format that are none of the seven published files and whose shape leaves
+        bands: Only for weights in the published format that are none of the seven files and whose shape leaves
             open which bands they read (one NISP band).
 
     Returns:

@@ -4,6 +4,7 @@ Here live what Hydra needs (the folder of configs, resolvers, the table at the e
 the command line: ``data=DIR``, and sweep folders that are named after what was swept.
 """
 
+import errno
 import logging
 import os
 import secrets
@@ -33,7 +34,13 @@ CONF = _here / "conf" if (_here / "conf").is_dir() else _here.parent / "conf"
 
 # Lightning's hints about hardware and other products would bury what a run has to say.
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-for noise in ("Experiment logs directory", ".*smaller than the logging interval", ".*treespec", ".*many workers"):
+for noise in (
+    "Experiment logs directory",
+    "Checkpoint directory",
+    ".*smaller than the logging interval",
+    ".*treespec",
+    ".*many workers",
+):
     warnings.filterwarnings("ignore", message=noise)
 
 AXES = ("model", "bands", "experiment", "sweep")
@@ -114,6 +121,15 @@ def _command(function: Callable[[DictConfig], object]) -> Callable[[], None]:
         except LensfindError as error:
             # Hydra prints this kind without the stack trace, which would hide the sentence that helps.
             raise CompactHydraException(f"lensfind: {error}") from error
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            sentence = LensfindError(
+                "room on the disk",
+                str(error),
+                "Make room, then run the same command again: it goes on from what is whole.",
+            )
+            raise CompactHydraException(f"lensfind: {sentence}") from error
 
     def command() -> None:
         sys.argv[1:] = command_line(sys.argv[1:])

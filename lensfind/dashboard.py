@@ -62,7 +62,7 @@ class Dashboard(Callback):
             "test/confusion_matrix_interactive": wandb.plot.confusion_matrix(
                 y_true=truth.tolist(), preds=(p_lens > 0.5).astype(int).tolist(), class_names=["non-lens", "lens"]
             ),
-            "test/examples": _examples(trainer, row.astype(np.int64), truth, p_lens),
+            **_examples(trainer, row.astype(np.int64), truth, p_lens),
         }
         if 0 < truth.sum() < len(truth):
             target, preds = torch.from_numpy(truth), torch.from_numpy(p_lens)
@@ -111,8 +111,8 @@ def _curve(x: torch.Tensor, y: torch.Tensor, names: tuple[str, str], title: str)
 
 def _examples(
     trainer: pl.Trainer, row: NDArray[np.int64], truth: NDArray[np.int64], p_lens: NDArray[np.float64]
-) -> Any:
-    """Up to 16 mistakes, the most confident first, and others drawn at random: id, image, P(lens), truth."""
+) -> dict[str, Any]:
+    """Up to 16 mistakes, the most confident first, and others drawn at random: a table and a mosaic of the same."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     error = np.abs(p_lens - truth)
     order = np.argsort(-error, kind="stable")
@@ -120,12 +120,13 @@ def _examples(
     rest = np.setdiff1d(np.arange(len(row)), mistakes)
     others = np.random.default_rng(0).permutation(rest)[: EXAMPLES - len(mistakes)]
     chosen = np.concatenate([mistakes, others])
-    pictures = (figures.composite(data.store.read(row[chosen], data.store.bands)) * 255).round().astype(np.uint8)
+    stamps = data.store.read(row[chosen], data.store.bands)
+    # The last row of a FITS image is up, of a picture the first.
+    pictures = (figures.composite(stamps)[:, ::-1] * 255).round().astype(np.uint8)
     ids = np.asarray(data.catalogue["id"])[row[chosen]]
+    names = ["lens" if truth[index] else "non-lens" for index in chosen]
     table = wandb.Table(columns=["id", "image", "p_lens", "truth", "mistake"])
     for k, index in enumerate(chosen):
-        # North of a FITS image is its last row, of a picture its first.
-        image = wandb.Image(pictures[k, ::-1])
-        truth_name = "lens" if truth[index] else "non-lens"
-        table.add_data(int(ids[k]), image, float(p_lens[index]), truth_name, k < len(mistakes))
-    return table
+        table.add_data(int(ids[k]), wandb.Image(pictures[k]), float(p_lens[index]), names[k], k < len(mistakes))
+    titles = [f"{name} {p_lens[index]:.3f}" for name, index in zip(names, chosen, strict=True)]
+    return {"test/examples": table, "test/mosaic": wandb.Image(figures.mosaic(stamps, titles))}

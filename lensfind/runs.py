@@ -5,7 +5,6 @@ same command for the same folder continues a run that was killed, and does nothi
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lensfind.errors import LensfindError
+from lensfind.files import write_file
 
-__all__ = ["Run", "open_run", "read_metrics", "write_text"]
+__all__ = ["Run", "open_run", "read_metrics"]
 
 METRICS = "metrics.json"
 _FREE = ("output_dir", "resume", "run_id", "group")
@@ -68,13 +68,13 @@ def open_run(cfg: DictConfig, *, write: bool = True) -> Run:
         config, differs = _resumed(kept, folder)
         if differs:
             (folder / METRICS).unlink(missing_ok=True)
-            write_text(kept, OmegaConf.to_yaml(OmegaConf.create(config)))
+            write_file(kept, OmegaConf.to_yaml(OmegaConf.create(config)))
         return Run(folder, config)
     if not kept.is_file():
         config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
         if write:
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(kept, OmegaConf.to_yaml(OmegaConf.create(config)))
+            write_file(kept, OmegaConf.to_yaml(OmegaConf.create(config)))
         return Run(folder, config)
     saved = _saved(kept, folder)
     asked = cfg.copy()
@@ -142,13 +142,3 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     """``metrics.json`` of an ended run or evaluation."""
     metrics: dict[str, Any] = json.loads((folder / METRICS).read_text())
     return metrics
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write aside, then rename: the file is there as a whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(text)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

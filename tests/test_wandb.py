@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,17 @@ def records(file: Path) -> Iterator[Record]:
             record = b""
 
 
+def whole(file: Path) -> list[Record]:
+    """All records of an ended run; wandb's own process may write the last ones a moment after ``finish`` returns."""
+    deadline = time.monotonic() + 30
+    while True:
+        found = list(records(file))
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            return found
+        assert time.monotonic() < deadline, f"{file} has no exit record"
+        time.sleep(0.05)
+
+
 class Written:
     """What one offline run has in its folder."""
 
@@ -59,8 +71,9 @@ class Written:
         self.config: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
         self.summary: dict[str, Any] = {}
+        self.artifacts: dict[str, Path] = {}
         self.exit_code: int | None = None
-        for record in records(file):
+        for record in whole(file):
             kind = record.WhichOneof("record_type")
             if kind == "run":
                 self.name, self.project, self.group = record.run.display_name, record.run.project, record.run.run_group
@@ -71,6 +84,9 @@ class Written:
                 self.history.append(items(record.history.item))
             elif kind == "summary":
                 self.summary |= items(record.summary.update)
+            elif kind == "artifact":
+                contents = record.artifact.manifest.contents
+                self.artifacts |= {entry.path: Path(entry.local_path) for entry in contents}
             elif kind == "exit":
                 self.exit_code = record.exit.exit_code
 
@@ -126,14 +142,21 @@ def quiet_trainer(logger: Any, dashboard: Dashboard) -> pl.Trainer:
 
 
 @pytest.fixture(scope="module")
-def run(noise_store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Written, LensFinder]:
-    """One run, offline."""
-    folder = tmp_path_factory.mktemp("run")
-    config = {"seed": 3, "model": {"architecture": "ou66"}, "data": {"split": SPLIT, "bands": ["H"]}}
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No network, no chatter, nothing in the home folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_SILENT", "true")
-        finder = train(folder, noise_store, config, name="ou66-h", group="paper")
+        patch.setenv("WANDB_DATA_DIR", str(tmp_path_factory.mktemp("staging")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(noise_store: Path, offline: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Written, LensFinder]:
+    """One run, offline."""
+    folder = tmp_path_factory.mktemp("run")
+    config = {"seed": 3, "model": {"architecture": "ou66"}, "data": {"split": SPLIT, "bands": ["H"]}}
+    finder = train(folder, noise_store, config, name="ou66-h", group="paper")
     return Written(folder), finder
 
 
@@ -158,7 +181,7 @@ def test_metrics_of_all_splits(run):
 
 def test_pictures_are_there(run):
     written, _ = run
-    for key in ("test/roc", "test/pr", "test/confusion_matrix"):
+    for key in ("test/roc", "test/pr", "test/confusion_matrix", "test/mosaic"):
         assert written.logged(key)["_type"] == "image-file"
         with Image.open(written.media(key)) as picture:
             assert min(picture.size) > 300
@@ -183,7 +206,9 @@ def test_interactive_curves(run):
 
 def test_table_of_examples(run, noise_store):
     written, finder = run
-    table = json.loads(written.media("test/examples").read_text())
+    assert written.logged("test/examples")["nrows"] == 32
+    # Pictures in tables travel as an artifact, staged in WANDB_DATA_DIR until they are synced.
+    table = json.loads(written.artifacts["test/examples.table.json"].read_text())
     assert table["columns"] == ["id", "image", "p_lens", "truth", "mistake"]
     assert len(table["data"]) == 32
     known = {5000 + int(row): (int(label), p) for row, label, p in finder.test_scores.tolist()}
@@ -192,7 +217,7 @@ def test_table_of_examples(run, noise_store):
         assert p_lens == expected
         assert truth == ("lens" if label else "non-lens")
         assert mistake == ((p_lens > 0.5) != label)
-        with Image.open(written.folder / "files" / image["path"]) as picture:
+        with Image.open(written.artifacts[image["path"]]) as picture:
             assert picture.size == (66, 66)
     assert len({row[0] for row in table["data"]}) == 32
     errors = [abs(p_lens - (truth == "lens")) for _, _, p_lens, truth, mistake in table["data"] if mistake]
@@ -201,10 +226,7 @@ def test_table_of_examples(run, noise_store):
     assert sum(row[4] for row in table["data"]) >= min(16, wrong)
 
 
-def test_each_job_has_its_own_run_even_after_an_exception(noise_store, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-
+def test_each_job_has_its_own_run_even_after_an_exception(noise_store, offline, tmp_path, monkeypatch):
     def fail(*_: Any) -> None:
         raise RuntimeError("the first job breaks")
 
@@ -219,7 +241,7 @@ def test_each_job_has_its_own_run_even_after_an_exception(noise_store, tmp_path,
     assert (second.name, second.exit_code, second.config["seed"]) == ("ou66-h", 0, 2)
 
 
-def test_other_loggers_are_left_alone(noise_store, tmp_path):
+def test_other_loggers_are_left_alone(noise_store, offline, tmp_path):
     data = LensData(noise_store, ("H",), split=SPLIT, batch_size=22, verify=False)
     finder = LensFinder("ou66", ("H",))
     quiet_trainer(CSVLogger(tmp_path), Dashboard({"seed": 1})).fit(finder, datamodule=data)

@@ -5,14 +5,11 @@ checksums in every HDU, and no date anywhere, so that made again it is the same 
 it is whole.
 """
 
-import errno
 import io
 import os
 import re
-import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -24,6 +21,7 @@ from numpy.typing import NDArray
 
 from lensfind.bands import BANDS, UNIT, check_bands
 from lensfind.errors import LensfindError
+from lensfind.files import whole_file
 
 __all__ = [
     "BAD_FITS",
@@ -39,7 +37,6 @@ __all__ = [
     "read_rejects",
     "shard_done",
     "stamp_fault",
-    "whole",
     "write_shard",
 ]
 
@@ -134,7 +131,7 @@ def write_shard(
     for hdu in hdus:
         hdu.add_checksum(when="lensfind")  # astropy would put the date here
     path = root / f"shard-{number:05d}.fits"
-    with whole(path, sum(cube.nbytes for cube in cubes.values())) as file:
+    with whole_file(path, sum(cube.nbytes for cube in cubes.values())) as file:
         # Not HDUList.writeto to the file: that hands arrays to numpy's tofile, which loses the errno of a full disk.
         for hdu in hdus:
             if hdu.name in cubes:
@@ -154,39 +151,6 @@ def shard_done(root: Path, number: int) -> bool:
             return [hdu.name for hdu in layout(file)][-2:] == ["CATALOGUE", "REJECTS"]
     except BAD_FITS:
         return False
-
-
-@contextmanager
-def whole(path: Path, size: int) -> Iterator[BinaryIO]:
-    """A file to write aside that takes the name ``path`` when the block ends well, and vanishes when not."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(aside, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name itself must outlive a power cut
-        finally:
-            os.close(folder)
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-            there = next(folder for folder in path.absolute().parents if folder.exists())
-            free = shutil.disk_usage(there).free / 1e6
-            raise LensfindError(
-                f"room for {path.name} ({size / 1e6:.1f} MB) in {path.parent}",
-                f"{os.strerror(error.errno).lower()}, {free:.1f} MB free",
-                "Make room or choose another folder, then run the same command again: whole shards are kept.",
-            ) from error
-        raise LensfindError(
-            f"to write {path}", f"{error.strerror or error}".lower(), "Choose a folder that you may write to."
-        ) from error
 
 
 def _catalogue_hdu(catalogue: Table, cubes: Mapping[str, NDArray[Any]]) -> fits.BinTableHDU:

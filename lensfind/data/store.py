@@ -30,10 +30,10 @@ from lensfind.data.shards import (
     read_rejects,
     shard_done,
     stamp_fault,
-    whole,
     write_shard,
 )
 from lensfind.errors import LensfindError
+from lensfind.files import write_file
 
 __all__ = ["Damage", "Store", "finish", "shard_done", "stamp_fault", "verify", "write_shard"]
 
@@ -97,10 +97,8 @@ def finish(root: Path, made_by: Mapping[str, Any], *, shards: int, lens_rule: st
     else:
         table = io.StringIO()
         csv.writer(table, lineterminator="\n").writerows([("id", "reason"), *rejects])
-        with whole(root / REJECTS, len(table.getvalue())) as file:
-            file.write(table.getvalue().encode())
-    with whole(root / MANIFEST, len(text)) as file:
-        file.write(text.encode())
+        write_file(root / REJECTS, table.getvalue())
+    write_file(root / MANIFEST, text)
     for name in ("shard-*.fits", REJECTS, MANIFEST):
         for aside in root.glob(f".{name}.*"):  # of writers that were killed
             aside.unlink(missing_ok=True)

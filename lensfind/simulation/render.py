@@ -93,8 +93,8 @@ def _axes(box: tuple[slice, slice], step: float) -> tuple[Array, Array]:
 def galaxy_plane(galaxies: Galaxies, i: int) -> Plane:
     """Unlensed Sersic light of galaxy ``i``, on cells that shrink towards its centre.
 
-    VIS pixels far out, rendering pixels near, a fifth of one and less inside: the de Vaucouleurs cusp needs the fine, the wings of a
-    bright galaxy the large ones. The flux within the stamp is right to 0.01 mag (tested).
+    VIS pixels far out, rendering pixels near, a fifth of one and less inside: the de Vaucouleurs cusp needs the fine,
+    the wings of a bright galaxy the large ones. The flux within the stamp is right to 0.01 mag (tested).
     """
     brightness = _brightness(galaxies, i)
     x, y, r_e, n = galaxies.x[i], galaxies.y[i], galaxies.r_e[i], galaxies.n[i]
