@@ -116,7 +116,8 @@ def _examples(
     data = trainer.datamodule  # type: ignore[attr-defined]
     error = np.abs(p_lens - truth)
     order = np.argsort(-error, kind="stable")
-    mistakes = order[(p_lens[order] > 0.5) != (truth[order] == 1)][: EXAMPLES // 2]
+    wrong = (p_lens > 0.5) != (truth == 1)
+    mistakes = order[wrong[order]][: EXAMPLES // 2]
     rest = np.setdiff1d(np.arange(len(row)), mistakes)
     others = np.random.default_rng(0).permutation(rest)[: EXAMPLES - len(mistakes)]
     chosen = np.concatenate([mistakes, others])
@@ -127,6 +128,6 @@ def _examples(
     names = ["lens" if truth[index] else "non-lens" for index in chosen]
     table = wandb.Table(columns=["id", "image", "p_lens", "truth", "mistake"])
     for k, index in enumerate(chosen):
-        table.add_data(int(ids[k]), wandb.Image(pictures[k]), float(p_lens[index]), names[k], k < len(mistakes))
+        table.add_data(int(ids[k]), wandb.Image(pictures[k]), float(p_lens[index]), names[k], bool(wrong[index]))
     titles = [f"{name} {p_lens[index]:.3f}" for name, index in zip(names, chosen, strict=True)]
     return {"test/examples": table, "test/mosaic": wandb.Image(figures.mosaic(stamps, titles))}

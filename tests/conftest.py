@@ -1,6 +1,8 @@
 """Shared by all tests: where the reference data lie, small honest stamps, one simulated set and one training run."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from omegaconf import DictConfig
 from lensfind import apps
 from lensfind.bands import BANDS
 from lensfind.cli import CONF
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -48,8 +52,24 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The one real training run that the tests share: OU-66 on J, Y, H for three epochs; its folder."""
     folder = tmp_path_factory.mktemp("runs") / "ou66-jyh"
-    apps.train(compose("train", *SMALL, f"data.root={store}", "trainer.max_epochs=3", f"output_dir={folder}"))
+    arguments = [*SMALL, f"data.root={store}", "trainer.max_epochs=3", f"hydra.run.dir={folder}"]
+    done = run("train.py", *arguments, cwd=folder.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert str(folder) in done.stdout
     return folder
+
+
+def run(app: str, *arguments: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """An app as a user types it."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / app), *arguments],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
 
 
 SMALL = (

@@ -17,23 +17,9 @@ import lensfind
 from lensfind import LensFinder, LensfindError, apps
 from lensfind.cli import command_line
 from lensfind.data import LensData
-from tests.conftest import SMALL, compose
+from tests.conftest import ROOT, SMALL, compose, run
 
-ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("loss", "auroc", "average_precision", "f1", "precision", "recall", "accuracy")
-
-
-def run(*arguments: str, cwd: Path, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command as a user types it."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
 
 
 def history(folder: Path) -> list[dict[str, str]]:
@@ -109,7 +95,7 @@ def test_predictions_of_train_and_evaluate_are_one(trained, tmp_path):
 def test_two_runs_with_one_seed_are_identical(trained, store, tmp_path):
     folder = tmp_path / "again"
     overrides = [*SMALL, f"data.root={store}", "trainer.max_epochs=3", "occlusion_maps=0"]
-    apps.train(compose("train", *overrides, f"output_dir={folder}"))
+    assert run("train.py", *overrides, f"hydra.run.dir={folder}", cwd=tmp_path).returncode == 0
     assert same_weights(folder / "checkpoints" / "last.ckpt", trained / "checkpoints" / "last.ckpt")
 
 
@@ -117,10 +103,10 @@ def test_resume_is_the_run_that_was_not_stopped(trained, store, tmp_path):
     """Two epochs, then resumed for a third: the weights and history of the run of three, bit by bit."""
     folder = tmp_path / "first"
     overrides = [*SMALL, f"data.root={store}", "occlusion_maps=0"]
-    apps.train(compose("train", *overrides, "trainer.max_epochs=2", f"output_dir={folder}"))
+    assert run("train.py", *overrides, "trainer.max_epochs=2", f"hydra.run.dir={folder}", cwd=tmp_path).returncode == 0
     assert len(history(folder)) == 2
     moved = folder.rename(tmp_path / "moved")
-    done = run(str(ROOT / "train.py"), f"resume={moved}", "trainer.max_epochs=3", cwd=tmp_path)
+    done = run("train.py", f"resume={moved}", "trainer.max_epochs=3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert not folder.exists()
     assert same_weights(moved / "checkpoints" / "last.ckpt", trained / "checkpoints" / "last.ckpt")
@@ -151,10 +137,10 @@ def test_two_processes_are_one(store, tmp_path):
         "model.dropout=0",
         "data.batch_size=20",
     ]
-    one = run(str(ROOT / "train.py"), *common, f"hydra.run.dir={tmp_path / 'one'}", cwd=tmp_path)
+    one = run("train.py", *common, f"hydra.run.dir={tmp_path / 'one'}", cwd=tmp_path)
     assert one.returncode == 0, one.stderr
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
-    two = run(str(ROOT / "train.py"), *common, *ddp, f"hydra.run.dir={tmp_path / 'two'}", cwd=tmp_path)
+    two = run("train.py", *common, *ddp, f"hydra.run.dir={tmp_path / 'two'}", cwd=tmp_path)
     assert two.returncode == 0, two.stderr
     for a, b in zip(history(tmp_path / "one"), history(tmp_path / "two"), strict=True):
         for name in NAMES:
@@ -167,7 +153,6 @@ def test_two_processes_are_one(store, tmp_path):
 def test_sweep_of_the_paper(store, tmp_path):
     """Seven checkpoints, seven folders, one table; killed in the middle, the same command goes on where it was."""
     command = [
-        str(ROOT / "train.py"),
         "sweep=paper",
         "trainer=debug",
         "data=shards",
@@ -178,7 +163,9 @@ def test_sweep_of_the_paper(store, tmp_path):
         f"hydra.sweep.dir={tmp_path / 'sweep'}",
     ]
     log = (tmp_path / "log").open("w")
-    killed = subprocess.Popen([sys.executable, *command], cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
+    killed = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *command], cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
+    )
     third = tmp_path / "sweep" / "ou66-h" / "checkpoints" / "last.ckpt"
     for _ in range(1800):
         if third.exists() or killed.poll() is not None:
@@ -190,7 +177,7 @@ def test_sweep_of_the_paper(store, tmp_path):
     assert (first / "metrics.json").is_file()
     assert not (tmp_path / "sweep" / "comparison.csv").exists()
     stamp = (first / "checkpoints" / "best.ckpt").stat().st_mtime_ns
-    done = run(*command, cwd=tmp_path)
+    done = run("train.py", *command, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (first / "checkpoints" / "best.ckpt").stat().st_mtime_ns == stamp
     names = ["ou200-all", "ou200-vis", "ou66-all", "ou66-h", "ou66-j", "ou66-jyh", "ou66-y"]
@@ -208,7 +195,7 @@ def test_sweep_of_the_paper(store, tmp_path):
 def test_joblib_launcher(store, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     done = run(
-        str(ROOT / "train.py"),
+        "train.py",
         "-m",
         "experiment=ou_j,ou_h",
         "hydra/launcher=joblib",
@@ -242,7 +229,7 @@ def test_command_line(tmp_path):
 
 def test_processes_in_a_sweep_are_refused(store, tmp_path):
     overrides = ["-m", "experiment=ou_j", "trainer=ddp", "trainer.accelerator=cpu", f"data={store}"]
-    done = run(str(ROOT / "train.py"), *overrides, f"hydra.sweep.dir={tmp_path}", cwd=tmp_path)
+    done = run("train.py", *overrides, f"hydra.sweep.dir={tmp_path}", cwd=tmp_path)
     assert done.returncode != 0
     assert "one device per job inside a sweep" in done.stderr
 
