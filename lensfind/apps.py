@@ -5,7 +5,7 @@ the results are and what to type next.
 """
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,13 @@ def train(cfg: DictConfig) -> dict[str, float]:
     trainer: pl.Trainer = instantiate(config["trainer"], logger=logger, callbacks=[*callbacks, best], _convert_="all")
     if first:
         data.setup("fit")
+        empty = [split for split in ("train", "val", "test") if not len(data.rows(split))]
+        if empty:
+            raise LensfindError(
+                "rows to train on, to validate on and to test with",
+                f"none in {', '.join(empty)} of {data.store.root}",
+                "Choose a split that fills all three, e.g. split=fraction.",
+            )
         sizes = ", ".join(f"{len(data.rows(split))} {split}" for split in ("train", "val", "test"))
         console.print(f"{finder.name}: {finder.n_parameters:,} parameters; bands {', '.join(finder.bands)}; {sizes}")
     exit_code = 1
@@ -148,10 +155,11 @@ def train(cfg: DictConfig) -> dict[str, float]:
         if run.last and isinstance(logger, CSVLogger) and first:
             _keep_metrics(logger, run)
         trainer.fit(finder, datamodule=data, ckpt_path=run.last, weights_only=True)
+        epochs = history.epochs  # the test loads best.ckpt, and with it the history up to there
         trainer.test(finder, datamodule=data, ckpt_path=run.checkpoints / "best.ckpt", weights_only=True, verbose=False)
         results = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
         if trainer.is_global_zero:
-            _report(run, finder, data, history)
+            _report(run, finder, data, epochs)
         exit_code = 0
     finally:
         if isinstance(logger, WandbLogger):
@@ -193,12 +201,12 @@ def _keep_metrics(logger: CSVLogger, run: Run) -> None:
     logger.experiment.save()
 
 
-def _report(run: Run, finder: LensFinder, data: LensData, history: History) -> None:
+def _report(run: Run, finder: LensFinder, data: LensData, epochs: Sequence[Mapping[str, float]]) -> None:
     """Everything that a run leaves for people: metrics, predictions, pictures, and where they are."""
     assert finder.test_scores is not None
     row, label, p_lens = finder.test_scores.numpy().T
     row, label = row.astype(np.int64), label.astype(np.int64)
-    _save(figures.learning_curves(history.epochs), run.folder / "learning_curves.png")
+    _save(figures.learning_curves(epochs), run.folder / "learning_curves.png")
     shown = np.concatenate([np.flatnonzero(label == kind)[:16] for kind in (1, 0)])
     titles = [f"{'lens' if label[i] else 'other'} {p_lens[i]:.2f}" for i in shown]
     _save(figures.mosaic(data.store.read(row[shown], data.store.bands), titles), run.folder / "mosaic.png")

@@ -53,7 +53,15 @@ def _sweep_name() -> str | None:
     return Path(HydraConfig.get().sweep.dir).name
 
 
-OmegaConf.register_new_resolver("band_set", lambda bands: band_set_name(bands), replace=True)
+def _band_set(bands: object) -> str:
+    """Name for folders; a wrong choice is named too, and refused by the part that has to use it."""
+    try:
+        return band_set_name(bands)  # type: ignore[arg-type]
+    except (LensfindError, TypeError):
+        return "unknown-bands"
+
+
+OmegaConf.register_new_resolver("band_set", _band_set, replace=True)
 OmegaConf.register_new_resolver(
     "cpu_count",
     lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

@@ -18,3 +18,7 @@ class LensfindError(Exception):
     def __str__(self) -> str:
         expected, got, do = self.args
         return f"Expected {expected}; got {got}. {do}"
+
+    def __repr__(self) -> str:
+        # Hydra quotes the repr of what a constructor raises.
+        return f"{type(self).__name__}: {self}"

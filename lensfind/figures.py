@@ -97,13 +97,14 @@ def _on_grid(images: NDArray[np.float64], band: str, grid: str) -> NDArray[np.fl
     return shifted
 
 
-def mosaic(stamps: Stamps, titles: Sequence[str] | None = None, columns: int = 8) -> Figure:
+def mosaic(stamps: Stamps, titles: Sequence[str] | None = None, columns: int = 8, side: float = 1.2) -> Figure:
     """Pictures (:func:`composite`) of up to 32 objects side by side, with a 5 arcsec bar in the first.
 
     Args:
         stamps: ``{band: (N, n, n)}`` in electron/s.
-        titles: One short line above each.
+        titles: One short line, or a few, above each.
         columns: Pictures in a row.
+        side: Of a picture, in inches of 110 pixels.
 
     Raises:
         LensfindError: No objects, more than 32, or not one title each.
@@ -115,7 +116,8 @@ def mosaic(stamps: Stamps, titles: Sequence[str] | None = None, columns: int = 8
         raise LensfindError(f"1 to {MOST} objects and as many titles", got, "Choose fewer objects.")
     columns = min(columns, n)
     rows = -(-n // columns)
-    figure = Figure((1.2 * columns, (1.2 if titles is None else 1.4) * rows), dpi=110)
+    lines = max(title.count("\n") + 1 for title in titles) if titles else 0
+    figure = Figure((side * columns, (side + 0.2 * lines) * rows), dpi=110)
     figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     axes = figure.subplots(rows, columns, squeeze=False)
     for number, ax in enumerate(axes.flat):

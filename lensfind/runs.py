@@ -70,7 +70,7 @@ def open_run(cfg: DictConfig, *, write: bool = True) -> Run:
             (folder / METRICS).unlink(missing_ok=True)
             write_file(kept, OmegaConf.to_yaml(OmegaConf.create(config)))
         return Run(folder, config)
-    if not kept.is_file():
+    if not (kept.is_file() and (folder / "checkpoints" / "last.ckpt").is_file()):  # nothing to go on from
         config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
         if write:
             folder.mkdir(parents=True, exist_ok=True)

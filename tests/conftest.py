@@ -53,13 +53,13 @@ def trained(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The one real training run that the tests share: OU-66 on J, Y, H for three epochs; its folder."""
     folder = tmp_path_factory.mktemp("runs") / "ou66-jyh"
     arguments = [*SMALL, f"data.root={store}", "trainer.max_epochs=3", f"hydra.run.dir={folder}"]
-    done = run("train.py", *arguments, cwd=folder.parent)
+    done = run_app("train.py", *arguments, cwd=folder.parent)
     assert done.returncode == 0, done.stdout + done.stderr
     assert str(folder) in done.stdout
     return folder
 
 
-def run(app: str, *arguments: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def run_app(app: str, *arguments: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """An app as a user types it."""
     return subprocess.run(
         [sys.executable, str(ROOT / app), *arguments],

@@ -17,7 +17,7 @@ import lensfind
 from lensfind import LensFinder, LensfindError, apps
 from lensfind.cli import command_line
 from lensfind.data import LensData
-from tests.conftest import ROOT, SMALL, compose, run
+from tests.conftest import ROOT, SMALL, compose, run_app
 
 NAMES = ("loss", "auroc", "average_precision", "f1", "precision", "recall", "accuracy")
 
@@ -95,7 +95,7 @@ def test_predictions_of_train_and_evaluate_are_one(trained, tmp_path):
 def test_two_runs_with_one_seed_are_identical(trained, store, tmp_path):
     folder = tmp_path / "again"
     overrides = [*SMALL, f"data.root={store}", "trainer.max_epochs=3", "occlusion_maps=0"]
-    assert run("train.py", *overrides, f"hydra.run.dir={folder}", cwd=tmp_path).returncode == 0
+    assert run_app("train.py", *overrides, f"hydra.run.dir={folder}", cwd=tmp_path).returncode == 0
     assert same_weights(folder / "checkpoints" / "last.ckpt", trained / "checkpoints" / "last.ckpt")
 
 
@@ -103,10 +103,12 @@ def test_resume_is_the_run_that_was_not_stopped(trained, store, tmp_path):
     """Two epochs, then resumed for a third: the weights and history of the run of three, bit by bit."""
     folder = tmp_path / "first"
     overrides = [*SMALL, f"data.root={store}", "occlusion_maps=0"]
-    assert run("train.py", *overrides, "trainer.max_epochs=2", f"hydra.run.dir={folder}", cwd=tmp_path).returncode == 0
+    assert (
+        run_app("train.py", *overrides, "trainer.max_epochs=2", f"hydra.run.dir={folder}", cwd=tmp_path).returncode == 0
+    )
     assert len(history(folder)) == 2
     moved = folder.rename(tmp_path / "moved")
-    done = run("train.py", f"resume={moved}", "trainer.max_epochs=3", cwd=tmp_path)
+    done = run_app("train.py", f"resume={moved}", "trainer.max_epochs=3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert not folder.exists()
     assert same_weights(moved / "checkpoints" / "last.ckpt", trained / "checkpoints" / "last.ckpt")
@@ -137,10 +139,10 @@ def test_two_processes_are_one(store, tmp_path):
         "model.dropout=0",
         "data.batch_size=20",
     ]
-    one = run("train.py", *common, f"hydra.run.dir={tmp_path / 'one'}", cwd=tmp_path)
+    one = run_app("train.py", *common, f"hydra.run.dir={tmp_path / 'one'}", cwd=tmp_path)
     assert one.returncode == 0, one.stderr
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
-    two = run("train.py", *common, *ddp, f"hydra.run.dir={tmp_path / 'two'}", cwd=tmp_path)
+    two = run_app("train.py", *common, *ddp, f"hydra.run.dir={tmp_path / 'two'}", cwd=tmp_path)
     assert two.returncode == 0, two.stderr
     for a, b in zip(history(tmp_path / "one"), history(tmp_path / "two"), strict=True):
         for name in NAMES:
@@ -177,7 +179,7 @@ def test_sweep_of_the_paper(store, tmp_path):
     assert (first / "metrics.json").is_file()
     assert not (tmp_path / "sweep" / "comparison.csv").exists()
     stamp = (first / "checkpoints" / "best.ckpt").stat().st_mtime_ns
-    done = run("train.py", *command, cwd=tmp_path)
+    done = run_app("train.py", *command, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (first / "checkpoints" / "best.ckpt").stat().st_mtime_ns == stamp
     names = ["ou200-all", "ou200-vis", "ou66-all", "ou66-h", "ou66-j", "ou66-jyh", "ou66-y"]
@@ -194,7 +196,7 @@ def test_sweep_of_the_paper(store, tmp_path):
 @pytest.mark.slow
 def test_joblib_launcher(store, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    done = run(
+    done = run_app(
         "train.py",
         "-m",
         "experiment=ou_j,ou_h",
@@ -229,7 +231,7 @@ def test_command_line(tmp_path):
 
 def test_processes_in_a_sweep_are_refused(store, tmp_path):
     overrides = ["-m", "experiment=ou_j", "trainer=ddp", "trainer.accelerator=cpu", f"data={store}"]
-    done = run("train.py", *overrides, f"hydra.sweep.dir={tmp_path}", cwd=tmp_path)
+    done = run_app("train.py", *overrides, f"hydra.sweep.dir={tmp_path}", cwd=tmp_path)
     assert done.returncode != 0
     assert "one device per job inside a sweep" in done.stderr
 
@@ -257,7 +259,7 @@ def test_unknown_options_and_keys(overrides, message):
         (["model.dropout=2"], r"dropout in \[0, 1\)"),
         (["data.root=nowhere"], "nowhere"),
         (["data.batch_size=0"], "batch_size"),
-        (["data.split.train=0.99", "data.split.val=0.005", "data.split.test=0.005"], "split"),
+        (["data.split.train=0.99", "data.split.val=0.005", "data.split.test=0.005"], "split test"),
         (["data.lens_rule=no_such_column > 1"], "no_such_column"),
     ],
 )

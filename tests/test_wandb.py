@@ -20,7 +20,7 @@ from lensfind import LensFinder
 from lensfind.dashboard import Dashboard, finish
 from lensfind.data import LensData
 from lensfind.data import store as stores
-from tests.conftest import noise_stamps
+from tests.conftest import noise_stamps, run_app
 
 SPLIT = {"kind": "rows", "train": 8, "val": 8, "test": 44}
 
@@ -248,3 +248,27 @@ def test_other_loggers_are_left_alone(noise_store, offline, tmp_path):
     finish(WandbLogger(project="lensfind", offline=True, save_dir=tmp_path))  # one that never began a run
     assert wandb.run is None
     assert not list(tmp_path.glob("wandb/*"))
+
+
+@pytest.mark.slow
+def test_jobs_of_a_sweep_are_runs_of_their_own(store, tmp_path, monkeypatch):
+    """Two jobs, two runs of one group, both ended, with the run's name; an exception ends a run as failed."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    common = ["trainer=debug", "logger=wandb", "data=shards", f"data.root={store}", "data.batch_size=16"]
+    sweep = [*common, "occlusion_maps=0", f"hydra.sweep.dir={tmp_path / 'night'}"]
+    done = run_app("train.py", "-m", "experiment=ou_j,ou_h", *sweep, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = (Written(tmp_path / "night" / name) for name in ("ou66-j", "ou66-h"))
+    assert (first.name, second.name) == ("ou66-j", "ou66-h")
+    assert first.group == second.group == "night"
+    assert first.project == "lensfind"
+    assert first.exit_code == second.exit_code == 0
+    assert first.config["data"]["bands"] == ["J"]
+    assert second.config["data"]["bands"] == ["H"]
+    assert first.config["n_parameters"] == 201_842
+    assert "test/auroc" in {key for row in first.history for key in row}
+    failing = [*common, "monitor=val/nonsense", f"hydra.run.dir={tmp_path / 'failed'}"]
+    assert run_app("train.py", "experiment=ou_j", *failing, cwd=tmp_path).returncode != 0
+    assert Written(tmp_path / "failed").exit_code == 1

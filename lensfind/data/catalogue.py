@@ -117,8 +117,8 @@ def assign_splits(labels: NDArray[np.integer[Any]], split: Mapping[str, Any], ca
         catalogue: N rows; only ``kind: column`` reads it.
 
     Raises:
-        LensfindError: Unknown kind, key or word; fractions or rows out of range; more rows than there are; a part with
-            rows but no lens or no non-lens (``kind: none`` excepted).
+        LensfindError: Unknown kind, key or word; fractions or rows out of range; more rows than there are; a part that
+            is asked for or has rows, but no lens or no non-lens (``kind: none`` excepted).
     """
     options = check_split(split)
     labels = np.asarray(labels)
@@ -148,7 +148,7 @@ def assign_splits(labels: NDArray[np.integer[Any]], split: Mapping[str, Any], ca
         parts = _from_column(catalogue, options["column"])
     for part in PARTS:
         lenses, size = int(labels[parts == part].sum()), int(np.sum(parts == part))
-        if size and lenses in (0, size):
+        if (size or options.get(part)) and lenses in (0, size):
             raise LensfindError(
                 f"lenses and non-lenses in the split {part}",
                 f"{lenses} lenses among {size} rows",

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from rich.table import Table
 from lensfind import figures
 from lensfind.errors import LensfindError
 from lensfind.evaluation.scores import scores, undefined
+from lensfind.files import write_file
 
 __all__ = ["comparison", "print_table", "write_evaluation"]
 
@@ -73,18 +73,18 @@ def write_evaluation(
     folder.mkdir(parents=True, exist_ok=True)
     # tolist() gives Python floats, whose str() is the shortest text that reads back as the same number.
     columns = (ids.tolist(), truth.tolist(), p.tolist(), split.tolist())
-    _write(folder / "predictions.csv", _csv(("id", "label", "p_lens", "split"), zip(*columns, strict=True)))
+    write_file(folder / "predictions.csv", _csv(("id", "label", "p_lens", "split"), zip(*columns, strict=True)))
     named = {str(provenance.get("name", "finder")): (truth, p)}
-    _write(folder / "roc.png", _png(figures.roc_curve(named)))
-    _write(folder / "pr.png", _png(figures.precision_recall_curve(named)))
-    _write(folder / "metrics.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    write_file(folder / "roc.png", _png(figures.roc_curve(named)))
+    write_file(folder / "pr.png", _png(figures.precision_recall_curve(named)))
+    write_file(folder / "metrics.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     return content
 
 
 def comparison(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write rows of results as CSV, a column for every key in the order of first sight, nothing where undefined."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    _write(path, _csv(keys, ([row.get(key) for key in keys] for row in rows)))
+    write_file(path, _csv(keys, ([row.get(key) for key in keys] for row in rows)))
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], title: str | None = None, console: Console | None = None) -> None:
@@ -112,12 +112,3 @@ def _png(figure: Figure) -> bytes:
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     return picture.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_bytes(content)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
