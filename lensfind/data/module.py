@@ -198,6 +198,12 @@ class LensData(LightningDataModule):
 
     def _unrepeated(self, rows: NDArray[np.int64]) -> DataLoader[Batch]:
         replicas, rank = self._place()
+        if len(rows) < replicas:
+            raise LensfindError(
+                f"at least one row of val and of test for each of {replicas} devices",
+                f"{len(rows)}",
+                f"Set trainer.devices={len(rows)}, or use more data.",
+            )
         objects = self._objects(rows)
         sampler = UnrepeatedDistributedSampler(objects, replicas, rank, shuffle=False)
         return self._loader(objects, self._local_batch(), sampler)
