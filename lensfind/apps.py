@@ -30,7 +30,7 @@ from lensfind.data import LensData, Store
 from lensfind.errors import LensfindError
 from lensfind.evaluation import comparison, predict, print_table, write_evaluation
 from lensfind.files import whole_file
-from lensfind.finder import LensFinder
+from lensfind.finder import METRICS, LensFinder
 from lensfind.interpretation import occlusion
 from lensfind.runs import Run, open_run, read_metrics
 from lensfind.simulation import simulate as simulate_store
@@ -118,12 +118,12 @@ def train(cfg: DictConfig) -> dict[str, float]:
     run = open_run(cfg, write=first)
     config = run.config
     if run.ended:
-        metrics: dict[str, float] = read_metrics(run.folder)["metrics"]
+        ended = {f"test/{key}": value for key, value in read_metrics(run.folder)["metrics"].items()}
         console.print(
             f"{run.folder} has ended already; nothing to do. Train on: resume={run.folder} trainer.max_epochs=N"
         )
-        return metrics
-    _refuse_processes_in_a_sweep(config)
+        return ended
+    _check(config)
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     data: LensData = instantiate(config["data"], _convert_="all")
     finder: LensFinder = instantiate(config["model"], _convert_="all")
@@ -139,6 +139,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
         callbacks.append(Dashboard(config))
     best = BestCheckpoint(run.checkpoints, config["monitor"], config["monitor_mode"])
     trainer: pl.Trainer = instantiate(config["trainer"], logger=logger, callbacks=[*callbacks, best], _convert_="all")
+    if run.last:
+        load(run.last)  # a damaged one is named here, before anything is touched
     if first:
         data.setup("fit")
         empty = [split for split in ("train", "val", "test") if not len(data.rows(split))]
@@ -155,6 +157,12 @@ def train(cfg: DictConfig) -> dict[str, float]:
         if run.last and isinstance(logger, CSVLogger) and first:
             _keep_metrics(logger, run)
         trainer.fit(finder, datamodule=data, ckpt_path=run.last, weights_only=True)
+        if not (run.checkpoints / "best.ckpt").is_file():
+            raise LensfindError(
+                "the best checkpoint of the run",
+                f"no best.ckpt in {run.checkpoints}",
+                "Start a new run in another folder.",
+            )
         epochs = history.epochs  # the test loads best.ckpt, and with it the history up to there
         trainer.test(finder, datamodule=data, ckpt_path=run.checkpoints / "best.ckpt", weights_only=True, verbose=False)
         results = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
@@ -167,17 +175,37 @@ def train(cfg: DictConfig) -> dict[str, float]:
     return results
 
 
-def _refuse_processes_in_a_sweep(config: Mapping[str, Any]) -> None:
-    """Lightning starts the other processes of DDP with the same command line, which would be a second sweep."""
+def _check(config: Mapping[str, Any]) -> None:
+    """Refuse before any work what would fail after it."""
+
+    def check(key: str, good: bool, expected: str, way_out: str) -> None:
+        if not good:
+            value: Any = config
+            for part in key.split("."):
+                value = value.get(part)
+            raise LensfindError(f"{key} to be {expected}", repr(value), f"Set {way_out}.")
+
+    def whole(value: object, least: int) -> bool:
+        return type(value) is int and value >= least
+
+    trainer = config["trainer"]
+    monitored = [f"{split}/{name}" for split in ("train", "val") for name in METRICS]
+    check("seed", whole(config["seed"], 0), "a whole number of 0 or more", "seed=0")
+    check("monitor", config["monitor"] in monitored, f"one of {', '.join(monitored)}", "monitor=val/loss")
+    check("monitor_mode", config["monitor_mode"] in ("min", "max"), "min or max", "monitor_mode=min")
+    check("patience", config["patience"] is None or whole(config["patience"], 1), "null or epochs", "patience=10")
+    check("occlusion_maps", whole(config["occlusion_maps"], 0), "a whole number of 0 or more", "occlusion_maps=1")
+    epochs = trainer["max_epochs"]
+    check("trainer.max_epochs", whole(epochs, 1) or epochs == -1, "1 or more (-1: no end)", "trainer.max_epochs=150")
+    for split in ("train", "val", "test"):
+        key = f"limit_{split}_batches"
+        check(f"trainer.{key}", trainer.get(key) is None or trainer[key] > 0, "null or above 0", f"trainer.{key}=null")
+    debug = "false; it leaves no checkpoint to test"
+    check("trainer.fast_dev_run", not trainer.get("fast_dev_run"), debug, "trainer=debug instead")
+    # Lightning starts the other processes of DDP with the same command line, which would be a second sweep.
     multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    devices, strategy = config["trainer"]["devices"], config["trainer"].get("strategy")
-    if (
-        multirun
-        and strategy is not None
-        and str(strategy).startswith("ddp")
-        and "spawn" not in str(strategy)
-        and devices != 1
-    ):
+    devices, strategy = config["trainer"]["devices"], str(config["trainer"].get("strategy"))
+    if multirun and devices not in (1, "1") and "spawn" not in strategy:
         raise LensfindError(
             "one device per job inside a sweep",
             f"trainer.strategy={strategy} with trainer.devices={devices}",
@@ -314,7 +342,7 @@ def _data(cfg: DictConfig, finder: LensFinder) -> LensData:
         data: LensData = instantiate(settings, bands=bands, _convert_="all")
     elif trained is not None:
         # Plain values out of the checkpoint, and the class named here: nothing in the file can choose what runs.
-        data = LensData(**_plain_data(trained), bands=bands, batch_size=cfg.batch_size, verify=False)
+        data = LensData(**_plain_data(trained), bands=bands)
     else:
         name = finder.provenance.get("name", finder.name)
         console.print(f"{name} comes without data: simulating {cfg.fallback.n} objects (name others with data=DIR)")
@@ -322,19 +350,19 @@ def _data(cfg: DictConfig, finder: LensFinder) -> LensData:
         data = instantiate(settings, bands=bands, split={"kind": "none"}, _convert_="all")
     data.prepare_data()
     data.setup("test")
-    if (
-        trained is not None
-        and "_target_" in settings
-        and Path(str(trained["root"])).resolve() == data.store.root.resolve()
-    ):
+    named, split = "_target_" in settings, settings.get("split", {})
+    if trained is not None and named and split.get("kind") == "none" and _plain_data(trained)["root"] == str(data.root):
         console.print("These are the data that the network was trained on: keeping their split.")
-        data = LensData(**_plain_data(trained), bands=bands, batch_size=cfg.batch_size, verify=False)
+        data = instantiate(settings, bands=bands, split=_plain_data(trained)["split"], verify=False, _convert_="all")
         data.setup("test")
     return data
 
 
 def _plain_data(trained: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: trained[key] for key in ("root", "split", "lens_rule") if key in trained}
+    plain = {key: trained.get(key) for key in ("root", "split", "lens_rule")}
+    if not isinstance(plain["root"], str) or not isinstance(plain["split"], Mapping):
+        raise LensfindError("the data settings of a run in the checkpoint", f"{plain}", "Name the data: data=DIR.")
+    return plain
 
 
 # ---------------------------------------------------------------------------------------------- interpret and simulate

@@ -55,7 +55,7 @@ def check_bands(bands: Iterable[str], *, offered: Iterable[str] | None = None, b
     Raises:
         LensfindError: No band, an unknown name, a name twice, or a band that is not offered.
     """
-    chosen = (bands,) if isinstance(bands, str) else tuple(bands)
+    chosen = tuple(bands) if isinstance(bands, Iterable) and not isinstance(bands, str) else (bands,)
     if not chosen or any(band not in BANDS for band in chosen) or len(set(chosen)) < len(chosen):
         raise LensfindError(
             f"one or more different bands out of {', '.join(BANDS)}",

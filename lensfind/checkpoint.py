@@ -5,6 +5,7 @@ a string out of the file, and checks each value before use.
 """
 
 import hashlib
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def load(path: str | Path, bands: Sequence[str] | None = None) -> LensFinder:
     Raises:
         LensfindError: No such file, empty, truncated, not ours, or it asks to run code (which it does not).
     """
+    if not isinstance(path, str | Path):
+        raise LensfindError("the path of one checkpoint", repr(path), _WAY_OUT)
     path = Path(path)
     if path.is_dir() and (path / "checkpoints" / "best.ckpt").is_file():
         path = path / "checkpoints" / "best.ckpt"
@@ -68,6 +71,10 @@ def load(path: str | Path, bands: Sequence[str] | None = None) -> LensFinder:
     if path.stat().st_size == 0:
         raise LensfindError("a checkpoint file", f"{path}, which is empty", _WAY_OUT)
     try:
+        if zipfile.is_zipfile(path):  # torch does not look at the checksums
+            with zipfile.ZipFile(path) as archive:
+                if (damaged := archive.testzip()) is not None:
+                    raise zipfile.BadZipFile(f"bad checksum of {damaged}")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a hostile or damaged file provokes in the parser means the same to the user
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
@@ -78,7 +85,7 @@ def load(path: str | Path, bands: Sequence[str] | None = None) -> LensFinder:
         ) from error
     if isinstance(content, Mapping) and {"state_dict", "hyper_parameters", "lensfind"} <= content.keys():
         finder = _from_checkpoint(content, path)
-    elif isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
+    elif isinstance(content, Mapping) and content and all(map(_is_weight, content.items())):
         finder = _from_published(content, path, bands)
     else:
         raise LensfindError("a lensfind checkpoint or published weights", f"{path}, which is neither", _WAY_OUT)
@@ -86,6 +93,12 @@ def load(path: str | Path, bands: Sequence[str] | None = None) -> LensFinder:
         if not bool(torch.isfinite(parameter).all()):
             raise LensfindError("finite weights", f"NaN or infinity in {name} of {path}", _WAY_OUT)
     return finder.eval()
+
+
+def _is_weight(item: tuple[object, object]) -> bool:
+    name, value = item
+    plain = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+    return isinstance(name, str) and plain and value.is_floating_point() and not value.is_quantized  # type: ignore[attr-defined]
 
 
 def _from_checkpoint(content: Mapping[str, Any], path: Path) -> LensFinder:

@@ -4,7 +4,6 @@ Here live what Hydra needs (the folder of configs, resolvers, the table at the e
 the command line: ``data=DIR``, and sweep folders that are named after what was swept.
 """
 
-import errno
 import logging
 import os
 import secrets
@@ -21,10 +20,12 @@ from hydra.errors import CompactHydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 
 from lensfind import apps
 from lensfind.bands import band_set_name
 from lensfind.errors import LensfindError
+from lensfind.files import NO_ROOM
 
 __all__ = ["CONF", "Comparison", "command_line", "evaluate", "interpret", "simulate", "train"]
 
@@ -72,11 +73,11 @@ OmegaConf.register_new_resolver("run_dir", lambda chosen, default: chosen or def
 OmegaConf.register_new_resolver("sweep_name", _sweep_name, replace=True)
 
 
-def command_line(arguments: list[str]) -> list[str]:
+def command_line(app: str, arguments: list[str]) -> list[str]:
     """The arguments as Hydra takes them.
 
     ``data=DIR`` becomes ``data=shards data.root=DIR`` (or ``data=challenge ...`` where it has no manifest), and a
-    sweep over keys that do not show in a run's name gets folders that do: ``ou66-all_learning_rate-0.001``.
+    sweep of train.py over keys that do not show in a run's name gets folders that do: ``ou66-all_learning_rate-0.001``.
     """
     done = []
     for argument in arguments:
@@ -92,17 +93,17 @@ def command_line(arguments: list[str]) -> list[str]:
             done += [f"data={layout}", f"data.root='{quoted}'"]
         else:
             done.append(argument)
-    if {"-m", "--multirun"} & set(done) and not any(argument.startswith("hydra.sweep.subdir=") for argument in done):
+    sweeps = {"-m", "--multirun"} & set(done) or any(argument.startswith("sweep=") for argument in done)
+    if app == "train" and sweeps and not any(argument.startswith("hydra.sweep.subdir=") for argument in done):
         overrides = [argument for argument in done if "=" in argument and not argument.startswith("-")]
         swept = [o.key_or_group for o in OverridesParser.create().parse_overrides(overrides) if o.is_sweep_override()]
-        named = [key for key in swept if key and key not in AXES and not key.startswith("hydra")]
-        if named:
-            tail = "".join(
-                f"_{key.rpartition('.')[2]}-${{{key}}}"
-                if "." in key or key in ("seed", "name")
-                else f"_${{hydra:runtime.choices.{key}}}"
-                for key in named
-            )
+        tail = ""
+        for key in swept:
+            if (CONF / key).is_dir():
+                tail += "" if key in AXES else f"_${{hydra:runtime.choices.{key}}}"
+            elif not key.startswith("hydra"):
+                tail += f"_{key.rpartition('.')[2]}-${{{key}}}"
+        if tail:
             done.append(f"hydra.sweep.subdir='${{name}}{tail}'")
     return done
 
@@ -129,8 +130,12 @@ def _command(function: Callable[[DictConfig], object]) -> Callable[[], None]:
         except LensfindError as error:
             # Hydra prints this kind without the stack trace, which would hide the sentence that helps.
             raise CompactHydraException(f"lensfind: {error}") from error
+        except MissingMandatoryValue as error:
+            key = str(error).rpartition(": ")[2].splitlines()[0]
+            sentence = LensfindError(f"a value for {key}", "none", f"Add {key}=... to the command.")
+            raise CompactHydraException(f"lensfind: {sentence}") from error
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in NO_ROOM:
                 raise
             sentence = LensfindError(
                 "room on the disk",
@@ -140,7 +145,7 @@ def _command(function: Callable[[DictConfig], object]) -> Callable[[], None]:
             raise CompactHydraException(f"lensfind: {sentence}") from error
 
     def command() -> None:
-        sys.argv[1:] = command_line(sys.argv[1:])
+        sys.argv[1:] = command_line(name, sys.argv[1:])
         run()
 
     command.__doc__ = f"``lensfind-{name}``: :func:`lensfind.apps.{name}` with the configuration of the command line."

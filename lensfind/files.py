@@ -1,6 +1,7 @@
 """Files that appear under their names only when they are whole, whatever happens to the writer."""
 
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,9 +11,10 @@ from typing import BinaryIO
 
 from lensfind.errors import LensfindError
 
-__all__ = ["whole_file", "write_file"]
+__all__ = ["NO_ROOM", "clear_aside", "locked", "whole_file", "write_file"]
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a disk, a quota or a file size that is used up."""
 
 
 @contextmanager
@@ -43,7 +45,7 @@ def whole_file(path: Path, size: int = 0) -> Iterator[BinaryIO]:
         finally:
             os.close(folder)
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             there = next(folder for folder in path.absolute().parents if folder.exists())
             free = shutil.disk_usage(there).free / 1e6
             raise LensfindError(
@@ -54,6 +56,25 @@ def whole_file(path: Path, size: int = 0) -> Iterator[BinaryIO]:
         raise LensfindError(
             f"to write {path}", f"{error.strerror or error}".lower(), "Choose a folder that you may write to."
         ) from error
+
+
+def clear_aside(aside: Path) -> None:
+    """Remove what a :func:`whole_file` left whose process was killed; leave it while that process lives."""
+    try:
+        os.kill(int(aside.suffix[1:]), 0)
+    except (ValueError, ProcessLookupError):
+        aside.unlink(missing_ok=True)
+    except PermissionError:  # it lives, under another user
+        return
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Only one process at a time, on one machine, makes what stands at ``root``; the others wait here."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with open(root.parent / f".{root.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def write_file(path: Path, content: bytes | str) -> None:

@@ -30,10 +30,14 @@ from lensfind.bands import BANDS, band_set_name, check_bands
 from lensfind.errors import LensfindError
 from lensfind.nets import ARCHITECTURES, LensNet
 
-__all__ = ["LensFinder", "Stamps", "resample", "resampling_matrix"]
+__all__ = ["METRICS", "LensFinder", "Stamps", "resample", "resampling_matrix"]
 
 Stamps = Mapping[str, Tensor | NDArray[Any]]
 """Native stamps ``{band: (N, n, n)}`` in electron/s."""
+
+
+METRICS = ("loss", "auroc", "average_precision", "f1", "precision", "recall", "accuracy")
+"""Logged as ``train/...``, ``val/...`` and ``test/...``."""
 
 
 @functools.cache
@@ -96,7 +100,7 @@ class LensFinder(LightningModule):
         class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        if architecture not in ARCHITECTURES:
+        if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
             raise LensfindError(
                 f"architecture to be one of {', '.join(ARCHITECTURES)}", repr(architecture), "Choose model=ou66|ou200."
             )
@@ -105,7 +109,7 @@ class LensFinder(LightningModule):
         if not _is_number(dropout) or not 0 <= dropout < 1:
             raise LensfindError("dropout in [0, 1)", repr(dropout), "Set model.dropout=0.2.")
         if class_weights is not None and (
-            isinstance(class_weights, str)
+            not isinstance(class_weights, Sequence)
             or len(class_weights) != 2
             or not all(_is_number(w) and 0 < w < float("inf") for w in class_weights)
         ):
@@ -193,10 +197,11 @@ class LensFinder(LightningModule):
 
     def logits(self, stamps: Stamps) -> Tensor:
         """Logits (N, 2) of native stamps; channels last in memory, which is faster (benchmarks/train.py)."""
-        return self.forward(self.preprocess(stamps).contiguous(memory_format=torch.channels_last))
+        x = self.preprocess(stamps).to(next(self.net.parameters()).dtype)
+        return self.forward(x.contiguous(memory_format=torch.channels_last))
 
     @torch.no_grad()
-    def predict_proba(self, stamps: Stamps, batch_size: int = 256) -> Tensor:
+    def predict_proba(self, stamps: Stamps, batch_size: int = 64) -> Tensor:
         """P(lens) of native stamps.
 
         Args:
@@ -209,12 +214,15 @@ class LensFinder(LightningModule):
         Raises:
             LensfindError: See :meth:`preprocess`.
         """
+        if type(batch_size) is not int or batch_size < 1:
+            raise LensfindError("a batch size of 1 or more", repr(batch_size), "Leave it out, or set batch_size=64.")
         training = self.training
         self.eval()
         try:
-            n = max(len(stamps[band]) for band in self.bands if band in stamps) if stamps else 0
+            mine = {band: stamps[band] for band in self.bands if band in stamps}
+            n = max((len(stamp) for stamp in mine.values()), default=0)
             chunks = [
-                {band: stamp[start : start + batch_size] for band, stamp in stamps.items()}
+                {band: stamp[start : start + batch_size] if stamp.ndim == 3 else stamp for band, stamp in mine.items()}
                 for start in range(0, max(n, 1), batch_size)
             ]
             return torch.cat([probability(self.logits(chunk)).cpu().double() for chunk in chunks])
@@ -308,5 +316,7 @@ def _is_number(value: object) -> bool:
 
 
 def _native(stamp: Tensor | NDArray[Any]) -> Tensor | NDArray[Any]:
-    """FITS arrays are big-endian, which torch does not take."""
+    """FITS arrays are big-endian, which torch does not take; a masked pixel is one without a value."""
+    if isinstance(stamp, np.ma.MaskedArray):
+        stamp = np.ma.filled(stamp.astype(np.float32), np.nan)
     return stamp if isinstance(stamp, Tensor) else np.ascontiguousarray(stamp, dtype=np.float32)

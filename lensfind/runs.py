@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from lensfind.errors import LensfindError
 from lensfind.files import write_file
@@ -21,7 +22,7 @@ from lensfind.files import write_file
 __all__ = ["Run", "open_run", "read_metrics"]
 
 METRICS = "metrics.json"
-_FREE = ("output_dir", "resume", "run_id", "group")
+_FREE = ("output_dir", "resume", "run_id", "group", "data_dir")
 """Keys that may differ between two starts of one run."""
 
 
@@ -71,7 +72,7 @@ def open_run(cfg: DictConfig, *, write: bool = True) -> Run:
             write_file(kept, OmegaConf.to_yaml(OmegaConf.create(config)))
         return Run(folder, config)
     if not (kept.is_file() and (folder / "checkpoints" / "last.ckpt").is_file()):  # nothing to go on from
-        config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+        config = _plain(cfg)
         if write:
             folder.mkdir(parents=True, exist_ok=True)
             write_file(kept, OmegaConf.to_yaml(OmegaConf.create(config)))
@@ -80,7 +81,7 @@ def open_run(cfg: DictConfig, *, write: bool = True) -> Run:
     asked = cfg.copy()
     OmegaConf.set_struct(asked, False)
     asked.update({key: saved.get(key) for key in _FREE})
-    before, now = _flat(saved), _flat(OmegaConf.to_container(asked, resolve=True, throw_on_missing=True))
+    before, now = _flat(saved), _flat(_plain(asked))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
         first = changed[0]
@@ -93,6 +94,18 @@ def open_run(cfg: DictConfig, *, write: bool = True) -> Run:
     return Run(folder, saved)
 
 
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    """Resolved, and with absolute paths: a run goes on, and its checkpoint finds its data, from any folder."""
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    for place, key in (
+        (config, "data_dir"),
+        *((config["data"], key) for key in ("root", "store", "truth", "data_dir")),
+    ):
+        if isinstance(place.get(key), str):
+            place[key] = str(Path(place[key]).absolute())
+    return config
+
+
 def _renamed(config: Any, old: str, new: str) -> Any:
     """The configuration with each value that is the path ``old`` replaced: run folders may be moved."""
     if isinstance(config, Mapping):
@@ -101,7 +114,14 @@ def _renamed(config: Any, old: str, new: str) -> Any:
 
 
 def _saved(kept: Path, folder: Path) -> dict[str, Any]:
-    config: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(kept))  # type: ignore[assignment]
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(kept))
+    except (YAMLError, OSError, ValueError, OmegaConfBaseException) as error:
+        config = str(error).splitlines()[0]
+    if not isinstance(config, dict) or not isinstance(config.get("output_dir"), str):
+        raise LensfindError(
+            "the configuration of a run", f"{kept} with {str(config)[:100]!r}", "Start a new run in another folder."
+        )
     renamed: dict[str, Any] = _renamed(config, config["output_dir"], str(folder))
     return renamed
 

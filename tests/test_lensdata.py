@@ -112,7 +112,7 @@ def test_a_batch_that_devices_cannot_share(root: Path) -> None:
 
 def test_the_seed_makes_the_order(root: Path) -> None:
     assert rows(data(root).train_dataloader()) == rows(data(root).train_dataloader())
-    assert rows(data(root).train_dataloader()) != rows(data(root, seed=1).train_dataloader())
+    assert rows(data(root).train_dataloader()) != rows(data(root, shuffle_seed=1).train_dataloader())
 
 
 def test_labels_by_a_rule(root: Path) -> None:
@@ -194,7 +194,7 @@ def test_damage_is_named_before_training(root: Path, tmp_path: Path) -> None:
         ({"batch_size": 0}, "data.batch_size of 1"),
         ({"batch_size": 2.5}, "data.batch_size of 1"),
         ({"num_workers": -1}, "data.num_workers of 0"),
-        ({"seed": None}, "data.seed"),
+        ({"shuffle_seed": None}, "data.shuffle_seed"),
         ({"bands": ["J", "X"]}, "bands out of"),
         ({"bands": []}, "bands out of"),
         ({"split": {"kind": "fraction", "trian": 0.5}}, "trian"),

@@ -120,6 +120,13 @@ def test_predict_proba_takes_any_number_and_kind():
     assert finder.training
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions(dtype):
+    """A finder in another precision takes the same stamps."""
+    finder = LensFinder("ou66", ["H"]).to(dtype)
+    assert finder.predict_proba(noise_stamps(2, bands=("H",)) | {"id": None}).shape == (2,)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -147,6 +154,9 @@ def test_bad_stamps(spoil, message):
         {"bands": []},
         {"bands": ["J", "K"]},
         {"bands": ["J", "J"]},
+        {"bands": None},
+        {"architecture": ["ou66"]},
+        {"class_weights": 5},
         {"learning_rate": 0.0},
         {"learning_rate": "fast"},
         {"dropout": 1.0},
@@ -183,9 +193,14 @@ def test_hostile_and_damaged_checkpoints(tmp_path):
     torch.save({"state_dict": Hostile(trap), "hyper_parameters": {}, "lensfind": {}}, tmp_path / "hostile")
     torch.save([1, 2, 3], tmp_path / "list")
     torch.save({"layer.0.weight": torch.zeros(2, 2)}, tmp_path / "others")
+    torch.save({0: torch.zeros(2)}, tmp_path / "numbers")
+    torch.save({"layer.0.weight": torch.zeros(2, 2).to_sparse()}, tmp_path / "sparse")
+    flipped = bytearray(whole.read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    files["flipped"] = bytes(flipped)
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-    for name in [*files, "hostile", "list", "others", "whole.pt", "missing", "."]:
+    for name in [*files, "hostile", "list", "others", "numbers", "sparse", "whole.pt", "missing", "."]:
         with pytest.raises(LensfindError, match="Expected .*; got .*"):
             lensfind.load(tmp_path / name)
     assert not trap.exists()

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.errors import ConfigCompositionException, HydraException
+from hydra.utils import instantiate
 
 import lensfind
 from lensfind import LensFinder, LensfindError, apps
@@ -120,7 +122,9 @@ def test_a_folder_is_one_run(trained, store):
     overrides = [*SMALL, f"data.root={store}", f"output_dir={trained}"]
     before = (trained / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     metrics = apps.train(compose("train", *overrides, "trainer.max_epochs=3"))
-    assert metrics["auroc"] == pytest.approx(json.loads((trained / "metrics.json").read_text())["metrics"]["auroc"])
+    assert metrics["test/auroc"] == pytest.approx(
+        json.loads((trained / "metrics.json").read_text())["metrics"]["auroc"]
+    )
     assert (trained / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
     with pytest.raises(LensfindError, match=r"trainer.max_epochs: 3 there, 4 now"):
         apps.train(compose("train", *overrides, "trainer.max_epochs=4"))
@@ -220,13 +224,19 @@ def test_joblib_launcher(store, tmp_path):
 
 def test_command_line(tmp_path):
     (tmp_path / "manifest.yaml").touch()
-    assert command_line([f"data={tmp_path}"]) == ["data=shards", f"data.root='{tmp_path}'"]
+    assert command_line("train", [f"data={tmp_path}"]) == ["data=shards", f"data.root='{tmp_path}'"]
     (tmp_path / "challenge" / "Public" / "EUC_VIS").mkdir(parents=True)
-    assert command_line([f"data={tmp_path}/challenge"])[0] == "data=challenge"
-    assert command_line(["data=simulated", "model=ou66"]) == ["data=simulated", "model=ou66"]
-    swept = command_line(["-m", "model.learning_rate=1e-3,1e-4", "experiment=ou_j,ou_y"])[-1]
+    assert command_line("train", [f"data={tmp_path}/challenge"])[0] == "data=challenge"
+    assert command_line("train", ["data=simulated", "model=ou66"]) == ["data=simulated", "model=ou66"]
+    swept = command_line("train", ["-m", "model.learning_rate=1e-3,1e-4", "experiment=ou_j,ou_y"])[-1]
     assert swept == "hydra.sweep.subdir='${name}_learning_rate-${model.learning_rate}'"
-    assert command_line(["-m", "experiment=ou_j,ou_y", "seed=1"]) == ["-m", "experiment=ou_j,ou_y", "seed=1"]
+    assert (
+        command_line("train", ["sweep=paper", "patience=1,2"])[-1]
+        == "hydra.sweep.subdir='${name}_patience-${patience}'"
+    )
+    assert command_line("train", ["-m", "split=paper,fraction"])[-1].endswith("_${hydra:runtime.choices.split}'")
+    assert command_line("evaluate", ["-m", "checkpoint=a,b"]) == ["-m", "checkpoint=a,b"]
+    assert command_line("train", ["-m", "experiment=ou_j,ou_y", "seed=1"]) == ["-m", "experiment=ou_j,ou_y", "seed=1"]
 
 
 def test_processes_in_a_sweep_are_refused(store, tmp_path):
@@ -254,6 +264,11 @@ def test_unknown_options_and_keys(overrides, message):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["patience=-1"], "patience to be"),
+        (["monitor=val/foo"], "val/auroc"),
+        (["trainer.max_epochs=0"], "max_epochs to be"),
+        (["trainer.limit_val_batches=0"], "limit_val_batches to be"),
+        (["seed=-1"], "seed to be"),
         (["data.bands=[J,K]"], r"out of J, Y, H, VIS; got \[J, K\]"),
         (["data.bands=[]"], r"got \[\]"),
         (["model.dropout=2"], r"dropout in \[0, 1\)"),
@@ -329,3 +344,50 @@ def test_checkpoint_in_a_script(trained):
     assert isinstance(finder, LensFinder)
     assert not finder.training
     assert finder.provenance["config"]["seed"] == 0
+
+
+def test_the_seed_orders_the_rows(store, tmp_path):
+    """``seed`` reaches the shuffling as well as the weights."""
+    orders = []
+    for seed in (0, 1):
+        cfg = compose("train", *SMALL, f"data.root={store}", f"seed={seed}", f"output_dir={tmp_path}")
+        data = instantiate(cfg.data, _convert_="all")
+        data.setup("fit")
+        orders.append(torch.cat([batch["row"] for batch in data.train_dataloader()]).tolist())
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
+
+
+def test_damaged_runs_are_named(trained, store, tmp_path):
+    """A run whose last checkpoint or configuration is damaged is refused by name, not with a stack trace."""
+    copy = Path(shutil.copytree(trained, tmp_path / "copy"))
+    last = copy / "checkpoints" / "last.ckpt"
+    content = last.read_bytes()
+    (copy / "metrics.json").unlink()  # else it has ended, and nothing is read
+    for damage in (b"", content[: len(content) // 2], content[:5000] + b"\x00\x01" + content[5002:]):
+        last.write_bytes(damage)
+        with pytest.raises(LensfindError, match=r"last\.ckpt"):
+            apps.train(compose("train", f"resume={copy}", "output_dir=unused"))
+    for text in ("{", "", "a: 1\n"):
+        (copy / "config.yaml").write_text(text)
+        with pytest.raises(LensfindError, match=r"config\.yaml"):
+            apps.train(compose("train", f"resume={copy}", "output_dir=unused"))
+
+
+def test_a_checkpoint_finds_its_data_from_any_folder(store, tmp_path, monkeypatch):
+    """Relative paths on the command line are absolute in the run."""
+    monkeypatch.chdir(store.parent)
+    overrides = [*SMALL, f"data.root={store.name}", "trainer=debug", "occlusion_maps=0"]
+    apps.train(compose("train", *overrides, f"output_dir={tmp_path / 'run'}"))
+    monkeypatch.chdir(tmp_path)
+    found = apps.evaluate(compose("evaluate", f"checkpoint={tmp_path / 'run'}", f"output_dir={tmp_path / 'e'}"))
+    assert found["data"] == str(store)
+
+
+def test_options_beside_the_training_set_count(trained, store, tmp_path):
+    """Naming the set of the training keeps its split, and nothing else of it."""
+    named = ["data=shards", f"data.root={store}", f"output_dir={tmp_path}"]
+    usual = apps.evaluate(compose("evaluate", f"checkpoint={trained}", *named))
+    other = apps.evaluate(compose("evaluate", f"checkpoint={trained}", *named, "data.lens_rule='theta_e > 1.2'"))
+    assert usual["n_objects"] == other["n_objects"] == 32
+    assert other["n_lenses"] < usual["n_lenses"]

@@ -16,6 +16,7 @@ from lensfind.bands import check_bands
 from lensfind.data.catalogue import PARTS, assign_splits, check_split, lens_labels
 from lensfind.data.store import Store, verify
 from lensfind.errors import LensfindError
+from lensfind.files import locked
 
 __all__ = ["LensData"]
 
@@ -56,7 +57,7 @@ class LensData(LightningDataModule):
         split: See :func:`lensfind.data.catalogue.assign_splits`.
         batch_size: Over all devices together.
         num_workers: Loader processes per device.
-        seed: Of the order of the training rows; the epoch enters too.
+        shuffle_seed: Of the order of the training rows; the epoch enters too.
         lens_rule: Make the labels anew from catalogue columns (:func:`lensfind.data.catalogue.lens_labels`); None takes
             the catalogue's own.
         verify: Check every checksum of the store before the first use.
@@ -89,27 +90,31 @@ class LensData(LightningDataModule):
         split: Mapping[str, Any],
         batch_size: int = 500,
         num_workers: int = 0,
-        seed: int = 0,
+        shuffle_seed: int = 0,
         lens_rule: str | None = None,
         verify: bool = True,
         make: Callable[[Path], None] | None = None,
     ) -> None:
         super().__init__()
-        self.root = Path(root)
+        self.root = Path(root).absolute()  # the checkpoint keeps it, and may be used in another folder
         self.bands = check_bands(bands)
         check_split(split)
-        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("seed", seed, 0)):
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("shuffle_seed", shuffle_seed, 0),
+        ):
             if type(value) is not int or value < least:
                 raise LensfindError(f"data.{name} of {least} or more", f"{value!r:.60}", f"Set data.{name}={least}.")
         # Only plain values: a checkpoint with others does not load safely. `make` can be code, so it stays out.
         self.save_hyperparameters(
             {
-                "root": str(root),
+                "root": str(self.root),
                 "bands": list(self.bands),
                 "split": dict(split),
                 "batch_size": batch_size,
                 "num_workers": num_workers,
-                "seed": seed,
+                "shuffle_seed": shuffle_seed,
                 "lens_rule": lens_rule,
                 "verify": verify,
             },
@@ -124,7 +129,8 @@ class LensData(LightningDataModule):
         if self._prepared:
             return
         if self._make is not None:
-            self._make(self.root)
+            with locked(self.root):
+                self._make(self.root)
         damage = verify(self.root, progress=True) if self.hparams["verify"] else []
         if damage:
             raise LensfindError(
@@ -174,7 +180,7 @@ class LensData(LightningDataModule):
         # batch of one process.
         objects = self._objects(rows)
         sampler: DistributedSampler[Batch] = DistributedSampler(
-            objects, replicas, rank, shuffle=True, seed=self.hparams["seed"]
+            objects, replicas, rank, shuffle=True, seed=self.hparams["shuffle_seed"]
         )
         return self._loader(objects, self._local_batch(), sampler)
 
@@ -234,7 +240,7 @@ class LensData(LightningDataModule):
             persistent_workers=workers > 0,
             # Its own: a loader seeds its workers from torch's default generator, which would shift the dropout that is
             # drawn from there, and not by the same in a resumed run.
-            generator=torch.Generator().manual_seed(self.hparams["seed"]),
+            generator=torch.Generator().manual_seed(self.hparams["shuffle_seed"]),
             collate_fn=_as_is,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )

@@ -33,7 +33,7 @@ from lensfind.data.shards import (
     write_shard,
 )
 from lensfind.errors import LensfindError
-from lensfind.files import write_file
+from lensfind.files import clear_aside, write_file
 
 __all__ = ["Damage", "Store", "finish", "shard_done", "stamp_fault", "verify", "write_shard"]
 
@@ -100,8 +100,8 @@ def finish(root: Path, made_by: Mapping[str, Any], *, shards: int, lens_rule: st
         write_file(root / REJECTS, table.getvalue())
     write_file(root / MANIFEST, text)
     for name in ("shard-*.fits", REJECTS, MANIFEST):
-        for aside in root.glob(f".{name}.*"):  # of writers that were killed
-            aside.unlink(missing_ok=True)
+        for aside in root.glob(f".{name}.*"):
+            clear_aside(aside)
 
 
 def _kinds(cubes: Mapping[str, Cube]) -> dict[str, tuple[Any, ...]]:

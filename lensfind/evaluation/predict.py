@@ -11,7 +11,7 @@ from rich.text import Text
 from torch.utils.data import DataLoader
 
 from lensfind.errors import LensfindError
-from lensfind.finder import LensFinder, probability
+from lensfind.finder import LensFinder
 
 __all__ = ["predict"]
 
@@ -47,7 +47,7 @@ def predict(
         with Progress(*columns, disable=not progress) as bar:
             task = bar.add_task("scoring", total=total)
             for batch in loader:
-                p_lens.append(probability(finder.logits(batch["stamps"])).cpu().double().numpy())
+                p_lens.append(finder.predict_proba(batch["stamps"]).numpy())
                 rows.append(np.asarray(batch["row"], dtype=np.int64))
                 labels.append(np.asarray(batch["label"], dtype=np.int64))
                 bar.advance(task, len(rows[-1]))
