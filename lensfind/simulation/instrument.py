@@ -33,7 +33,9 @@ def fine_axis() -> NDArray[np.float64]:
     return np.asarray((np.arange(FINE) - (FINE - 1) / 2) * FINE_SCALE)
 
 
-def gaussian_share(edges: NDArray[np.float64], centres: NDArray[np.float64], fwhm: float) -> NDArray[np.float64]:
+def gaussian_share(
+    edges: NDArray[np.floating[Any]], centres: NDArray[np.floating[Any]], fwhm: float
+) -> NDArray[np.float64]:
     """PSF and binning along one axis, shape (pixels, cells): the share of a cell's light in each pixel.
 
     The integral over the pixel of a Gaussian about the cell's centre: nothing is resampled, and flux is conserved by

@@ -126,7 +126,8 @@ class Canvas:
             image = wing_images(group, far)
             wings[group.put(far, torch.int64)] = image
             lights = rows[group.members[far, 0]]
-            whole = Tiles(*(np.full(len(far), k) for k in (0, BLOCKS, -1, -1)), *(np.zeros(len(far), dtype=bool),) * 3)
+            flat, no = np.full(len(far), -1, dtype=np.int64), np.zeros(len(far), dtype=bool)
+            whole = Tiles(far, np.full(len(far), BLOCKS), flat, flat, no, flat, no)
             self._add(lights, whole, np.arange(len(far)), image[None], "far", True)
         return wings
 

@@ -61,7 +61,7 @@ def _rays(batch: Batch, light: int) -> Rays:
             multi_plane=True,
             cosmo=COSMOLOGY,
         )
-    return lambda x, y: model.ray_shooting(x, y, kwargs)  # type: ignore[no-any-return]
+    return lambda x, y: model.ray_shooting(x, y, kwargs)
 
 
 def _brightness(batch: Batch, light: int) -> Brightness:

@@ -241,7 +241,7 @@ def deflections(batch: Batch, rows: Index) -> Deflection:
 
 
 def families(batch: Batch, rows: Index, deflection: Deflection) -> list[Index]:
-    """Lights that are drawn together, (F, S) places in ``rows`` per entry: S lights of one plane behind the same masses.
+    """Lights drawn together, (F, S) places in ``rows`` per entry: S lights of one plane behind the same masses.
 
     A source and its clumps share their rays. All families of an entry have one profile, as many masses in front and
     S members; entries and families come in an order that does not depend on the rest of the batch. Lights with

@@ -12,6 +12,7 @@ of matrices of fixed shape (`tests/test_engines.py`).
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -215,8 +216,8 @@ def images(group: Group, tiles: Tiles, last: int) -> Iterator[tuple[NDArray[np.i
     area = tiles.size**2
     begin, width = group.put(np.cumsum(area) - area), group.put(tiles.size, torch.int64)
     kinds = np.stack([tiles.fine, tiles.size], axis=1)
-    edges = np.flatnonzero(np.any(np.diff(kinds, axis=0, prepend=-1), axis=1)).tolist() + [len(area)]
-    sorts = [np.arange(start, stop) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+    edges = [*np.flatnonzero(np.any(np.diff(kinds, axis=0, prepend=-1), axis=1)).tolist(), len(area)]
+    sorts = [np.arange(start, stop) for start, stop in pairwise(edges)]
     many = len(levels[0].value)
     cells = torch.zeros((many, int(area.sum())), dtype=group.dtype, device=group.device)
     for k in range(last + 1):  # cells (B, all cells of level k - 1), tile after tile -> those of level k
