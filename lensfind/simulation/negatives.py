@@ -74,20 +74,21 @@ def _disc(draws: Uniforms, scenario: Scenario, parts: Parts, objects: Index) -> 
 
 
 def _spiral(draws: Uniforms, scenario: Scenario, parts: Parts, objects: Index) -> tuple[Galaxies, Radius]:
-    """Face-on disc with a red bulge and two to four logarithmic arms of clumps around ``features`` radii."""
+    """Face-on disc with a red bulge and two or three logarithmic arms of clumps around ``features`` radii."""
     radius = draws.within(scenario.scene.features)
     disc = _with(_blue(draws, scenario), q=draws.uniform(0.8, 1.0), r_e=radius * draws.uniform(0.8, 1.2))
     share, arms = draws.uniform(0.15, 0.45), draws.uniform(0.35, 0.65)
     parts.galaxies(objects, "lens", _bulge(draws, disc, share))
     parts.galaxies(objects, "lens", _with(disc, magnitudes=fainter(disc.magnitudes, (1 - share) * (1 - arms))))
-    number, turn, pitch = draws.integers(2, 4), draws.uniform(0, 2 * np.pi), np.deg2rad(draws.uniform(8, 25))
-    along, width, weight = draws.block(32), draws.block(32), draws.block(32)
-    k = np.arange(32)
-    on_arm, there = k % number[:, None], k < 8 * number[:, None]
-    step = (k // number[:, None] + along) / 8
-    r = radius[:, None] * (0.5 + 1.2 * step)
-    phi = turn[:, None] + 2 * np.pi * on_arm / number[:, None] + np.log(0.5 + 1.2 * step) / np.tan(pitch)[:, None]
-    weight = np.where(there, (0.3 + weight) * np.exp(-step), 0.0)
+    number, turn, pitch = draws.integers(2, 3), draws.uniform(0, 2 * np.pi), np.deg2rad(draws.uniform(14, 30))
+    along, width, weight = draws.block(30), draws.block(30), draws.block(30)
+    k = np.arange(30)
+    on_arm, there = k % number[:, None], k < 10 * number[:, None]
+    step = (k // number[:, None] + 0.5 + 0.6 * (along - 0.5)) / 10
+    grown = 0.5 + 1.2 * step
+    r = radius[:, None] * grown
+    phi = turn[:, None] + 2 * np.pi * on_arm / number[:, None] + np.log(grown / 0.5) / np.tan(pitch)[:, None]
+    weight = np.where(there, (0.5 + weight) * np.exp(-step), 0.0)
     weight /= weight.sum(axis=1, keepdims=True)
     x, y = _incline(r, phi, disc)
     i, j = np.nonzero(there)
@@ -97,10 +98,10 @@ def _spiral(draws: Uniforms, scenario: Scenario, parts: Parts, objects: Index) -
         fainter(disc.magnitudes[i], ((1 - share) * arms)[i] * weight[i, j]),
         x=x[i, j],
         y=y[i, j],
-        r_e=((0.08 + 0.1 * width) * radius[:, None])[i, j],
+        r_e=((0.1 + 0.06 * width) * r)[i, j],
         n=0.5,
-        q=0.5,
-        angle=(phi + np.pi / 2 - pitch[:, None])[i, j],
+        q=0.4,
+        angle=(disc.angle[:, None] + phi + np.pi / 2 - pitch[:, None])[i, j],
     )
     return disc, radius
 
