@@ -68,6 +68,17 @@ def _condense(image: Tensor) -> Tensor:
     return out
 
 
+def _both_axes(matrix: Tensor, images: Tensor) -> Tensor:
+    """``matrix`` along both axes of images (..., w, w), one by one.
+
+    A product over all tiles at once would be folded into one whose last bits depend on how many there are.
+    """
+    flat = images.reshape(-1, *images.shape[-2:])
+    turned = matrix.T.contiguous()
+    done = torch.stack([torch.mm(torch.mm(matrix, image), turned) for image in flat])
+    return done.reshape(*images.shape[:-2], *done.shape[-2:])
+
+
 class Canvas:
     """Noiseless stamps, ``stamps[role][band]`` (N, n, n) float32 electron/s, to which groups of lights are added.
 
@@ -141,7 +152,7 @@ class Canvas:
             torch.from_numpy(tiles.family[some]).to(image.device)[:, None, None], rows[:, :, None], columns[:, None]
         ]
         matrix = torch.from_numpy(between(size)).to(part)
-        inside = torch.matmul(torch.matmul(matrix, part), matrix.T)
+        inside = _both_axes(matrix, part)
         mask = torch.from_numpy(seen[0][:, :, None] & seen[1][:, None] & tiles.far[some][:, None, None])
         return (inside * mask.to(image.device))[None]
 
@@ -164,7 +175,7 @@ class Canvas:
                     condensed = _condense(_condense(plane).transpose(1, 2).contiguous())
                 plane, use = condensed, "condensed"
             share, around = _share(name, optics.psf_fwhm, size, self.oversampling, use, image.device, image.dtype)
-            native = torch.matmul(torch.matmul(share, plane), share.T)
+            native = _both_axes(share, plane)
             if use == "condensed":
                 native = native.transpose(1, 2)
             ratio = round(BLOCK / band.pixel_scale)
