@@ -99,9 +99,7 @@ def _on_grid(images: NDArray[np.float64], band: str, grid: str) -> NDArray[np.fl
     return shifted
 
 
-def mosaic(
-    stamps: Stamps, titles: Sequence[str] | None = None, columns: int = 8, field: float | None = None
-) -> Figure:
+def mosaic(stamps: Stamps, titles: Sequence[str] | None = None, columns: int = 8, field: float | None = None) -> Figure:
     """Pictures (:func:`composite`) of up to 32 objects side by side, with a 5 arcsec bar in the first.
 
     Args:
@@ -137,7 +135,9 @@ def mosaic(
     inset = 0.06 * shown * scale
     left = edge + inset
     axes.flat[0].plot([left, left + bar], [left, left], color="white", lw=1.5)
-    axes.flat[0].text(left + bar / 2, left + 0.5 * inset, f"{bar / scale:g}″", color="white", fontsize=7, ha="center", va="bottom")
+    axes.flat[0].text(
+        left + bar / 2, left + 0.5 * inset, f"{bar / scale:g}″", color="white", fontsize=7, ha="center", va="bottom"
+    )
     return figure
 
 
@@ -279,7 +279,7 @@ def _field(pixels: int) -> float:
 def planes(stamps: Stamps, titles: Sequence[str]) -> Figure:
     """Up to ten objects, one a row of the page turned: colour composite above, then every single band.
 
-    Single bands are asinh of electron/s in units of their noise, from black sky to each picture's own 99.5th percentile.
+    Single bands are asinh of electron/s in units of the noise, from black sky to each picture's 99.5th percentile.
 
     Args:
         stamps: ``{band: (N, n, n)}`` in electron/s.
@@ -330,7 +330,15 @@ def distributions(panels: Mapping[str, tuple[Mapping[str, ArrayLike], Sequence[L
             for number, (name, values) in enumerate(finite.items()):
                 if len(values):
                     named = f"{name}: {np.median(values):.3g} ({len(values)})"
-                    ax.hist(values, edges, histtype="step", color=_COLOURS[number], density=True, label=named, lw=1.3)
+                    ax.hist(
+                        values,
+                        edges,
+                        histtype="step",
+                        weights=np.full(len(values), 1 / len(values)),
+                        color=_COLOURS[number],
+                        label=named,
+                        lw=1.3,
+                    )
         for value, half, name in lines:
             ax.axvline(value, color="0.4", ls=":", lw=1.2, label=name)
             if half:

@@ -170,7 +170,7 @@ def _groups(catalogue: Table, n: int) -> NDArray[np.int64]:
 
 
 def _strata(labels: NDArray[np.integer[Any]], group: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Rows to be shared out, those of each label by themselves; of a pair only its first row, in strata of their own."""
+    """Rows to be shared out, those of each label by themselves; of a pair only its first row, in their own stratum."""
     alone = np.bincount(group, minlength=len(labels))[group] == 1
     first = (group == np.arange(len(labels))) & ~alone
     strata = [np.flatnonzero(alone & (labels == label)) for label in (0, 1)]

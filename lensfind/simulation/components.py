@@ -86,7 +86,7 @@ class Batch:
     lights: Lights
     images: tuple[tuple[Array, float], ...] = ()
 
-    def take(self, objects: NDArray[np.integer]) -> "Batch":  # type: ignore[type-arg]
+    def take(self, objects: Index) -> "Batch":
         """The batch of some of the objects (indices, each once), in the order given."""
         place = np.full(self.n_objects, -1, dtype=np.int64)
         place[objects] = np.arange(len(objects))

@@ -40,9 +40,10 @@ def critical_area_and_images(batch: Batch, i: int, z_source: float, x: float, y:
     axis = np.linspace(-half, half, _GRID) + 0.37 * half / _GRID  # no corner on the centre of a mass
     grid_x, grid_y = np.meshgrid(axis, axis)
     model, kwargs = _model(masses, rows, z_source, float(batch.z_convention[i]))
-    beta_x, beta_y = (b.reshape(grid_x.shape) - s for b, s in zip(
-        model.ray_shooting(grid_x.ravel(), grid_y.ravel(), kwargs), (x, y), strict=True
-    ))
+    beta_x, beta_y = (
+        b.reshape(grid_x.shape) - s
+        for b, s in zip(model.ray_shooting(grid_x.ravel(), grid_y.ravel(), kwargs), (x, y), strict=True)
+    )
     cell = (axis[1] - axis[0]) ** 2 / 2
     area, images = 0.0, 0
     low, high = slice(None, -1), slice(1, None)

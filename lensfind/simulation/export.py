@@ -38,6 +38,7 @@ halo_mass, star_mass : not modelled
 mag_lens : AB magnitude of the central galaxy, VIS
 n_sources : lensed sources
 objects without a source have blanks
+1 arcsec is 10 pixels of VIS; magnitudes are AB
 images: electron/s, VIS 200x200 of 0.1 arcsec, NISP 66x66 of 0.3 arcsec
 kinds, labels and the rest of the truth: catalogue of the store beside this folder"""
 
@@ -71,16 +72,16 @@ def export_challenge(store: Store, folder: Path) -> Path:
     return folder
 
 
-def _truth(table: Table, ids: np.ndarray) -> str:  # type: ignore[type-arg]
+def _truth(table: Table, ids: np.ndarray) -> str:
     lensed = np.isfinite(np.asarray(table["mag_source"], dtype=np.float64))
 
     def column(name: str) -> list[str]:
         return [f"{value:.6g}" if there else "" for value, there in zip(table[name], lensed, strict=True)]
 
-    def flux(magnitude: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def flux(magnitude: np.ndarray) -> np.ndarray:
         return np.asarray(10 ** (-0.4 * (np.asarray(magnitude, dtype=np.float64) - _ZERO_POINT)))
 
-    def where(values: np.ndarray) -> list[str]:  # type: ignore[type-arg]
+    def where(values: np.ndarray) -> list[str]:
         return [f"{value:.6g}" if there else "" for value, there in zip(values, lensed, strict=True)]
 
     blank = [""] * len(table)

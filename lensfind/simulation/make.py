@@ -1,4 +1,4 @@
-"""Make: a simulated store, shard by shard, in parallel, in slices and resumable; and data modules that make their own."""
+"""Make: a simulated store, shard by shard, in parallel, in slices and resumable; data modules that make their own."""
 
 import hashlib
 import json
@@ -321,6 +321,10 @@ def simulated_data(
     if root is None:
         name = hashlib.sha256(json.dumps(plan.config, sort_keys=True).encode()).hexdigest()[:8]
         root = Path(data_dir) / f"{plan.scenario.name}-n{n}-seed{seed}-{name}"
-    settings = {"n": n, "seed": seed, "scenario": whole, "survey": survey, "engine": engine}
-    make = partial(simulate, **settings, workers=workers, shard_size=shard_size, planes=planes)
-    return LensData(root=str(root), make=make, **data)
+    settings: dict[str, Any] = {"n": n, "seed": seed, "scenario": whole, "survey": survey, "engine": engine}
+    settings |= {"workers": workers, "shard_size": shard_size, "planes": planes}
+    return LensData(root=str(root), make=partial(_make, settings=settings), **data)
+
+
+def _make(root: Path, settings: Mapping[str, Any]) -> None:
+    simulate(root, **settings)

@@ -4,7 +4,7 @@ Components are drawn in the sky's plane from the populations; the shapes (arms, 
 they stand at the radii of lensed arcs. Their shares of light have no source but the eye.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,7 +157,7 @@ def _merger(draws: Uniforms, scenario: Scenario, parts: Parts, objects: Index) -
 
 
 def _edge_on(draws: Uniforms, scenario: Scenario, parts: Parts, objects: Index) -> tuple[Galaxies, Radius]:
-    """An edge-on disc: in half of the cases alone with its bulge, in half tangential beside a red galaxy, like an arc."""
+    """An edge-on disc: for one half alone with its bulge, for the other tangential beside a red galaxy, like an arc."""
     beside = draws.uniform() < 0.5
     radius, phi = draws.within(scenario.scene.features), draws.uniform(0, 2 * np.pi)
     disc, thin, faint = _blue(draws, scenario), draws.uniform(0.1, 0.25), draws.uniform(1.5, 3.5)
@@ -174,7 +174,10 @@ def _edge_on(draws: Uniforms, scenario: Scenario, parts: Parts, objects: Index) 
     parts.galaxies(objects[a], "lens", _with(bulge, r_e=np.minimum(bulge.r_e, 0.3)).take(a))
     parts.galaxies(objects[a], "lens", _with(disc, magnitudes=fainter(disc.magnitudes, 1 - share)).take(a))
     centre = Galaxies(
-        **{key: np.where(beside if v.ndim == 1 else beside[:, None], v, vars(disc)[key]) for key, v in vars(red).items()}
+        **{
+            key: np.where(beside if v.ndim == 1 else beside[:, None], v, vars(disc)[key])
+            for key, v in vars(red).items()
+        }
     )
     return centre, np.where(beside, radius, np.nan)
 
@@ -211,7 +214,7 @@ def _star(draws: Uniforms, scenario: Scenario, parts: Parts, objects: Index) -> 
 
 
 def _stars(draws: Uniforms, vis: Array) -> Array:
-    """Magnitudes (N, 4) of stars: VIS-H uniform in 0.2 to 2.0 (F to M dwarfs; unsure), Y and J between; 1 number each."""
+    """Magnitudes (N, 4) of stars: VIS-H uniform in 0.2 to 2.0 (F to M dwarfs; unsure), Y and J between."""
     colour = draws.uniform(0.2, 2.0)
     step = {"J": 0.8, "Y": 0.6, "H": 1.0, "VIS": 0.0}  # order of BANDS
     return np.stack([vis - part * colour for part in step.values()], axis=1)
@@ -240,12 +243,12 @@ def draw_negative(
 # --------------------------------------------------------------------------------------------------- surroundings
 
 _FIELD = 32  # numbers per neighbour
-Surroundings = tuple[Array, Array, Array]
+Surroundings = tuple[Index, Index, Index]
 """Numbers (N,) of field galaxies, satellites and stars."""
 
 
 def surroundings(
-    seed: int, scenario: Scenario, addresses: list[tuple[int, ...]], z: Array, parts: Parts
+    seed: int, scenario: Scenario, addresses: Sequence[tuple[int, ...]], z: Array, parts: Parts
 ) -> Surroundings:
     """Field galaxies, satellites of the central galaxy at ``z`` (N,), and stars, by density; alike for every kind.
 

@@ -197,7 +197,7 @@ class _Maker:
             lens = lens + planes["middle"]["VIS"]
         flux = self.survey.bands["VIS"].flux
         source = planes["source"]["VIS"]
-        columns = columns | detectability(source, lens, self.survey, flux(system.source.magnitudes[:, VIS]))
+        columns = columns | dict(detectability(source, lens, self.survey, flux(system.source.magnitudes[:, VIS])))
         area, number = self._geometry(batch, system, columns)
         columns = columns | {"ein_area": area, "n_source_im": number}
         if double and system.second is not None:
@@ -257,7 +257,8 @@ def simulate_objects(
     kinds, origins = draw_kinds(seed, indices, scenario)
     unique = sorted(set(origins))
     kind_of = {o: "lens" if kind == "twin" else kind for kind, o in zip(kinds, origins, strict=True)}
-    rows, rejects = {key: np.empty(len(unique), dtype=kind) for key, (kind, _, _) in COLUMNS.items()}, {}
+    rows = {key: np.empty(len(unique), dtype=kind) for key, (kind, _, _) in COLUMNS.items()}
+    rejects: dict[int, list[tuple[str, str]]] = {}
     parts, convention = Parts(), np.ones(len(unique))
     for kind in sorted(set(kind_of.values())):
         places = np.array([place for place, origin in enumerate(unique) if kind_of[origin] == kind])
@@ -268,8 +269,7 @@ def simulate_objects(
         rejects |= {unique[place]: lines for place, lines in zip(places, accepted.rejects, strict=True)}
     addresses = [(scenario.number, origin, 2) for origin in unique]
     counts = surroundings(seed, scenario, addresses, rows["z_lens"], parts)
-    for key, count in zip(("n_neighbours", "n_satellites", "n_stars"), counts, strict=True):
-        rows[key] = count
+    rows |= dict(zip(("n_neighbours", "n_satellites", "n_stars"), counts, strict=True))
     batch = parts.batch(len(unique), convention, images)
     planes = engine(batch, survey, list(BANDS))
     base = {band: planes["lens"][band] + planes["middle"][band] + planes["field"][band] for band in BANDS}

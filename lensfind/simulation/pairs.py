@@ -37,8 +37,9 @@ def _middle(edges: Array) -> Array:
 class PairTable:
     """Redshift pairs (cells) for each of a row of Einstein radii, or of fixed sigma_v.
 
-    ``rows`` edges of theta_E in arcsec; ``row_share`` (R,) cumulative; ``cells`` (R * C,) row number + cumulative share of each
-    pair of redshift cells within its row, so that one search finds both; ``in_front``: share of the pairs within the ranges whose source is in front.
+    ``rows`` edges of theta_E in arcsec; ``row_share`` (R,) cumulative; ``cells`` (R * C,) row number + cumulative share
+    of each pair of redshift cells within its row, so that one search finds both; ``in_front``: share of the pairs
+    within the ranges whose source is in front.
     """
 
     rows: Array

@@ -1,5 +1,7 @@
 """Parts: collects masses and lights of many objects; galaxies made of several components."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -21,8 +23,8 @@ class Parts:
     """Components of the objects of a batch, in any order; :meth:`batch` sorts them by object."""
 
     def __init__(self) -> None:
-        self._lights: list[dict[str, NDArray[np.float64]]] = []
-        self._masses: list[dict[str, NDArray[np.float64]]] = []
+        self._lights: list[dict[str, NDArray[Any]]] = []
+        self._masses: list[dict[str, NDArray[Any]]] = []
 
     def light(
         self,
@@ -42,7 +44,9 @@ class Parts:
         """One component for each of ``objects`` (N,); see :class:`~lensfind.simulation.components.Lights`."""
         size = len(objects)
         values = {"z": z, "x": x, "y": y, "r_e": r_e, "n": n, "q": q, "angle": angle}
-        row = {key: np.broadcast_to(np.asarray(value, dtype=np.float64), size) for key, value in values.items()}
+        row: dict[str, NDArray[Any]] = {
+            key: np.broadcast_to(np.asarray(value, dtype=np.float64), size) for key, value in values.items()
+        }
         row |= {"object": objects, "magnitudes": magnitudes}
         row |= {"role": np.full(size, ROLES.index(role)), "profile": np.full(size, PROFILES.index(profile))}
         self._lights.append(row)
@@ -66,7 +70,10 @@ class Parts:
     ) -> None:
         """One mass for each of ``objects``; see :class:`~lensfind.simulation.components.Masses`."""
         given = (z, theta_e, e1, e2, x, y, gamma1, gamma2)
-        values = {key: np.broadcast_to(np.asarray(v, dtype=np.float64), len(objects)) for key, v in zip(_MASS, given, strict=True)}
+        values = {
+            key: np.broadcast_to(np.asarray(v, dtype=np.float64), len(objects))
+            for key, v in zip(_MASS, given, strict=True)
+        }
         self._masses.append({"object": objects, **values})
 
     def batch(self, n_objects: int, z_convention: Array, images: Images = ()) -> Batch:
@@ -74,16 +81,16 @@ class Parts:
         light = self._table(self._lights, ("object", "role", "profile"), _LIGHT)
         magnitudes = np.concatenate([row["magnitudes"] for row in self._lights] or [np.empty((0, 4))])
         order = np.argsort(light["object"], kind="stable")
-        lights = Lights(**{key: value[order] for key, value in light.items()}, magnitudes=magnitudes[order])  # type: ignore[arg-type]
+        lights = Lights(**{key: value[order] for key, value in light.items()}, magnitudes=magnitudes[order])
         mass = self._table(self._masses, ("object",), _MASS)
         order = np.argsort(mass["object"], kind="stable")
-        masses = Masses(**{key: value[order] for key, value in mass.items()})  # type: ignore[arg-type]
+        masses = Masses(**{key: value[order] for key, value in mass.items()})
         return Batch(n_objects, z_convention, masses, lights, images)
 
     @staticmethod
     def _table(
-        rows: list[dict[str, NDArray[np.float64]]], whole: tuple[str, ...], real: tuple[str, ...]
-    ) -> dict[str, NDArray[np.float64]]:
+        rows: list[dict[str, NDArray[Any]]], whole: tuple[str, ...], real: tuple[str, ...]
+    ) -> dict[str, NDArray[Any]]:
         table = {key: np.concatenate([row[key] for row in rows] or [np.empty(0)]).astype(np.int64) for key in whole}
         return table | {key: np.concatenate([row[key] for row in rows] or [np.empty(0)]) for key in real}
 
@@ -123,7 +130,10 @@ def structured(
     weight = np.where(there, np.exp(np.where(spiral[:, None], -along / 1.7, 0.0)) * (0.3 + weight), 0.0)
     weight = weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-30)
     # The disc is round in its own plane and seen as an ellipse of axis ratio q with the same area.
-    major, minor = radius * np.cos(phi) / np.sqrt(galaxies.q)[:, None], radius * np.sin(phi) * np.sqrt(galaxies.q)[:, None]
+    major, minor = (
+        radius * np.cos(phi) / np.sqrt(galaxies.q)[:, None],
+        radius * np.sin(phi) * np.sqrt(galaxies.q)[:, None],
+    )
     cos, sin = np.cos(galaxies.angle)[:, None], np.sin(galaxies.angle)[:, None]
     x, y = galaxies.x[:, None] + major * cos - minor * sin, galaxies.y[:, None] + major * sin + minor * cos
     clump = np.maximum((0.08 + 0.12 * size) * galaxies.r_e[:, None], _SMALLEST)

@@ -56,7 +56,7 @@ def _tables() -> tuple[NDArray[np.float64], NDArray[np.float64], dict[str, NDArr
 
 
 def dirichlet_coefficients(draws: Uniforms, colour: str, z: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Template coefficients, shape (N, 5): eq. 3.9 of Herbel et al. 2017 for ``colour`` "red" or "blue"; 5 numbers each.
+    """Template coefficients (N, 5): eq. 3.9 of Herbel et al. 2017 for ``colour`` "red" or "blue"; 5 numbers each.
 
     The formula of ``skypy.galaxies.spectrum.dirichlet_coefficients``, which draws from numpy's global state.
     """

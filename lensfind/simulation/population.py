@@ -59,12 +59,12 @@ class Galaxies:
         """Some of them."""
         return Galaxies(*(getattr(self, field.name)[rows] for field in fields(self)))
 
-    def at(self, x: ArrayLike, y: ArrayLike) -> "Galaxies":
+    def at(self, x: Array | float, y: Array | float) -> "Galaxies":
         """The same galaxies at other places, arcsec."""
         zero = np.zeros(len(self))
         return replace(self, x=x + zero, y=y + zero)
 
-    def of_magnitude(self, vis: ArrayLike) -> "Galaxies":
+    def of_magnitude(self, vis: Array | float) -> "Galaxies":
         """The same galaxies with other VIS magnitudes and their own colours."""
         return replace(self, magnitudes=self.magnitudes + (vis - self.magnitudes[:, VIS])[:, None])
 
@@ -154,8 +154,8 @@ def _arcsec(size: Array, z: Array) -> Array:
 def early_types(draws: Uniforms, sigma_v: Array, z: Array) -> Galaxies:
     """Red de Vaucouleurs galaxies at the centre, of ``sigma_v`` (N,) in km/s and ``z`` (N,).
 
-    log10 R_e[kpc] = 2.46 - 2.79 V + 0.84 V^2 with 0.11 dex of scatter; 8 numbers each; q = 1 - Rayleigh(0.378 - 0.000572 sigma_v)
-    (Collett 2015, ApJ 811, 20). No luminosity evolution.
+    log10 R_e[kpc] = 2.46 - 2.79 V + 0.84 V^2 with 0.11 dex of scatter; q = 1 - Rayleigh(0.378 - 0.000572 sigma_v)
+    (Collett 2015, ApJ 811, 20). No luminosity evolution. 8 numbers each.
     """
     v = np.log10(sigma_v)
     size = 10 ** (2.46 - 2.79 * v + 0.84 * v**2 + 0.11 * draws.normal())
@@ -169,7 +169,8 @@ def early_types(draws: Uniforms, sigma_v: Array, z: Array) -> Galaxies:
 def late_types(draws: Uniforms, absolute: Array, z: Array, template: str = "blue") -> Galaxies:
     """Blue exponential galaxies at the centre, of absolute B magnitude ``absolute`` (N,) and ``z`` (N,).
 
-    R_e = 10^(-(M + 18)/4) ((1 + z)/1.6)^-1.2 kpc with 0.35 dex of scatter; 8 numbers each; q = 1 - Rayleigh(0.3) (Collett 2015).
+    R_e = 10^(-(M + 18)/4) ((1 + z)/1.6)^-1.2 kpc with 0.35 dex of scatter; q = 1 - Rayleigh(0.3) (Collett 2015).
+    8 numbers each; ``template``: "blue" or "red" colours, of which ``absolute`` is the B or r magnitude.
     """
     size = 10 ** (-(absolute + 18) / 4 + 0.35 * draws.normal()) * ((1 + z) / 1.6) ** -1.2
     q = _axis_ratio(draws, np.full(len(z), 0.3))

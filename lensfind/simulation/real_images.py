@@ -43,7 +43,9 @@ def read_images(folder: str | Path | None) -> Images:
         if scale is None or not scale > 0 or image.ndim != 2 or not image.sum() > 0:
             got = f"PIXSCALE={scale}, shape {image.shape}, sum {image.sum():g}"
             raise LensfindError(
-                f"in {path} a sky-subtracted image with PIXSCALE (arcsec) in its header", got, "Mend or remove the file."
+                f"in {path} a sky-subtracted image with PIXSCALE (arcsec) in its header",
+                got,
+                "Mend or remove the file.",
             )
         images.append((image / image.sum(), float(scale)))
     return tuple(images)

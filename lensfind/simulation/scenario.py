@@ -32,8 +32,8 @@ WEIGHTINGS = ("uniform_theta_e", "cross_section")
 
 @dataclass(frozen=True)
 class Deflectors:
-    """``population.deflector`` and ``population.middle``. ``sigma_v`` [low, high] km/s; ``z`` [low, high]; ``q``, ``r_e``
-    (arcsec) and ``magnitude`` (VIS): [low, high] instead of the population's, or None."""
+    """``population.deflector`` and ``population.middle``. ``sigma_v`` [low, high] km/s; ``z`` [low, high]; ``q``,
+    ``r_e`` (arcsec) and ``magnitude`` (VIS): [low, high] instead of the population's, or None."""
 
     sigma_v: Range
     z: Range
@@ -99,8 +99,8 @@ class Population:
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """``scene``. ``middle_offset``: of the middle galaxy from the axis in theta_E (compound_arc); ``features``: radii in
-    arcsec of spiral arms, rings, tails."""
+    """``scene``. ``middle_offset``: of the middle galaxy from the axis in theta_E (compound_arc); ``features``: radii
+    in arcsec of spiral arms, rings, tails."""
 
     mass: Mass
     source: Sources
@@ -226,6 +226,4 @@ def _source(config: Mapping[str, Any], where: str) -> Sources:
     if raw.template not in ("blue", "red"):
         raise LensfindError(f"{where}.template blue or red", str(raw.template), f"Set {where}.template=blue.")
     checked: Sources = _ranges(raw, where, z=(0.02, 5.0), impact=(0.0, 10.0))
-    return replace(
-        checked, structure=check_shares(f"{where}.structure", raw.structure, ("smooth", "clumpy", "spiral"))
-    )
+    return replace(checked, structure=check_shares(f"{where}.structure", raw.structure, ("smooth", "clumpy", "spiral")))

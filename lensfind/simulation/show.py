@@ -32,7 +32,7 @@ def measured_depth(store: Store, survey: Survey) -> Mapping[str, NDArray[np.floa
         sigma = (np.quantile(flat, 0.2, axis=1) - np.quantile(flat, 0.025, axis=1)) / 1.1183
         aperture = np.pi * (one.depth_aperture / 2 / scale) ** 2
         depth[name] = one.zero_point - 2.5 * np.log10(one.depth_sigma * sigma * np.sqrt(aperture))
-    return depth
+    return dict(depth)
 
 
 def distribution_panels(store: Store) -> dict[str, tuple[dict[str, Any], Sequence[tuple[float, float, str]]]]:
@@ -46,7 +46,8 @@ def distribution_panels(store: Store) -> dict[str, tuple[dict[str, Any], Sequenc
         return {"lenses": values[lens], "others": values[~lens]}
 
     def of(name: str) -> NDArray[np.float64]:
-        return np.asarray(table[name], dtype=np.float64)[lens]
+        values: NDArray[np.float64] = np.asarray(table[name], dtype=np.float64)[lens]
+        return values
 
     colour = {f"deflector {b}": of(f"mag_lens_{b}") for b in BANDS} | {b: of(f"mag_source_{b}") for b in BANDS}
     depth = measured_depth(store, survey)

@@ -10,6 +10,7 @@ import astropy.units as u
 import numpy as np
 from numpy.typing import NDArray
 
+from lensfind.bands import BANDS
 from lensfind.simulation.cosmology import comoving_volume, distance, einstein_radius
 from lensfind.simulation.draws import Uniforms
 from lensfind.simulation.instrument import Survey
@@ -218,8 +219,6 @@ def expected(system: System, scenario: Scenario, survey: Survey, reasons: Reason
 
 def estimate(source: Galaxies, theta: Array, centre: Galaxies, survey: Survey) -> tuple[Array, Array]:
     """Expected S/N and contrast (N,) of the arcs in VIS, see :func:`expected`."""
-    from lensfind.bands import BANDS
-
     vis, band = survey.bands["VIS"], BANDS["VIS"]
     sigma, scale = vis.sigma(band), band.pixel_scale
     distance_2 = source.x**2 + source.y**2
@@ -241,14 +240,15 @@ def compose(system: System, draws: Uniforms, scenario: Scenario, images: Images,
     parts.galaxies(objects, "lens", centre)
     if source is None:
         return
-    parts.mass(objects, centre.z, *(values[key] for key in ("mass_1", "e1", "e2")), 0.0, 0.0, values["gamma1"], values["gamma2"])
+    shear = {"gamma1": values["gamma1"], "gamma2": values["gamma2"]}
+    parts.mass(objects, centre.z, values["mass_1"], values["e1"], values["e2"], **shear)
     _light(parts, objects, "source", source, draws, scenario.scene.source, images)
     if second is None:
         return
     massive = values["mass_2"] > 0
     where = second if system.kind == "compound_arc" else source
-    shape = (where.z, values["mass_2"], values["e1_2"], values["e2_2"], where.x, where.y)
-    parts.mass(objects[massive], *(column[massive] for column in shape))
+    z, theta_e, e1, e2 = (column[massive] for column in (where.z, values["mass_2"], values["e1_2"], values["e2_2"]))
+    parts.mass(objects[massive], z, theta_e, e1, e2, where.x[massive], where.y[massive])
     if system.kind == "compound_arc":
         parts.galaxies(objects, "middle", second, lensed=True)
     else:
