@@ -297,6 +297,20 @@ def test_store_is_the_same_for_workers_slices_and_after_a_kill(tmp_path: Path) -
         again(tmp_path / "one", [99])
 
 
+@pytest.mark.parametrize("name", ["training", "compound_arc", "double_ring"])
+def test_an_object_is_the_same_in_any_company(survey: Survey, name: str) -> None:
+    """Stamps, columns and rejects, bit by bit: PSF products of many tiles at once would show here."""
+    plan, engine = scenario(f"scenario={name}"), get_engine(**ENGINE)
+    together = simulate_objects(0, range(12), plan, survey, engine)
+    for i in (3, 10):
+        alone = simulate_objects(0, [i], plan, survey, engine)
+        for band in BANDS:
+            assert alone.stamps[band][0].tobytes() == together.stamps[band][i].tobytes()
+        for column in COLUMNS:
+            np.testing.assert_array_equal(alone.rows[column][0], together.rows[column][i])
+        assert alone.rejects[0] == together.rejects[i]
+
+
 def test_store_of_another_config_is_refused(tmp_path: Path) -> None:
     plan: dict[str, Any] = {"n": 2, "shard_size": 2, **settings("scenario=non_lens", FEW)}
     simulate(tmp_path / "set", seed=0, **plan)

@@ -71,7 +71,8 @@ def _condense(image: Tensor) -> Tensor:
 def _both_axes(matrix: Tensor, images: Tensor) -> Tensor:
     """``matrix`` along both axes of images (..., w, w), one by one.
 
-    A product over all tiles at once would be folded into one whose last bits depend on how many there are.
+    Neither ``torch.matmul``, which folds them into one product, nor ``torch.bmm``, which takes another way for a single
+    image than for many: the last bits of both depend on how many there are (tests/test_scenarios.py).
     """
     flat = images.reshape(-1, *images.shape[-2:])
     turned = matrix.T.contiguous()
