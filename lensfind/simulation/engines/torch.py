@@ -132,9 +132,10 @@ class _Batched:
         t = u * u + v * v
         if self._kind == plan.RING:
             step = torch.sqrt(t) - 1
-            return of["amp"] * torch.exp(step * step * of["width"]), u, v
+            return of["amp"] * torch.exp(torch.clamp(step * step * of["width"], min=-80.0)), u, v
         t = torch.pow(torch.maximum(t, of["least"]), of["power"])
-        return torch.exp(of["log"] - of["b"] * t), u, v
+        # exp of less would be denormal numbers, which are slow and nothing to see.
+        return torch.exp(torch.clamp(of["log"] - of["b"] * t, min=-80.0)), u, v
 
 
 def _r_e(shape: plan.Shape) -> NDArray[np.float64]:
