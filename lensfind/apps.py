@@ -34,6 +34,8 @@ from lensfind.finder import METRICS, LensFinder
 from lensfind.interpretation import occlusion
 from lensfind.runs import Run, open_run, read_metrics
 from lensfind.simulation import simulate as simulate_store
+from lensfind.simulation.export import export_challenge
+from lensfind.simulation.show import distribution_panels, shown_rows
 
 __all__ = ["compare", "evaluate", "interpret", "simulate", "train"]
 
@@ -411,20 +413,33 @@ def simulate(cfg: DictConfig) -> Path:
 
     Returns:
         The folder of the set.
+
+    Raises:
+        LensfindError: See :func:`lensfind.simulation.simulate`; and for another ``export`` than challenge.
     """
     folder = Path(cfg.output_dir)
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    keys = ("n", "seed", "scenario", "survey", "workers", "shard_size")
-    simulate_store(folder, **{key: settings[key] for key in keys})
+    if settings["export"] not in (None, "challenge"):
+        raise LensfindError("export=challenge or export=null", str(settings["export"]), "Set export=challenge.")
+    scenario = {key: settings[key] for key in ("scenario", "population", "scene")}
+    keys = ("n", "seed", "survey", "engine", "workers", "shard_size", "planes", "slice")
+    if not simulate_store(folder, scenario=scenario, **{key: settings[key] for key in keys}):
+        console.print(f"Slice {cfg.slice} is made; other slices of {folder} are still to come.")
+        return folder
     store = Store(folder)
-    label = np.asarray(store.catalogue["label"])
-    shown = np.concatenate([np.flatnonzero(label == kind)[:16] for kind in (1, 0)])
+    shown = shown_rows(store, 32)
     titles = [f"{store.catalogue['kind'][i]} {store.catalogue['id'][i]}" for i in shown]
-    _save(figures.mosaic(store.read(shown, store.bands), titles), folder / "mosaic.png")
+    stamps = store.read(shown, store.bands)
+    _save(figures.mosaic(stamps, titles, field=12.0), folder / "mosaic.png")
+    few = np.linspace(0, len(shown) - 1, min(10, len(shown))).astype(int)
+    _save(figures.planes({b: v[few] for b, v in stamps.items()}, [titles[i] for i in few]), folder / "bands.png")
+    _save(figures.distributions(distribution_panels(store)), folder / "distributions.png")
     counts = store.manifest["counts"]
     rejected = counts["rejected"] or "none"
     console.print(f"{counts['objects']} objects, {counts['lenses']} of them lenses; draws rejected: {rejected}")
-    console.print(f"Results: {folder} (shards, manifest.yaml, mosaic.png)")
+    if settings["export"] == "challenge":
+        console.print(f"Challenge layout: {export_challenge(store, folder / 'challenge')}")
+    console.print(f"Results: {folder} (shards, manifest.yaml, mosaic.png, bands.png, distributions.png)")
     console.print(f"Next: python train.py data={folder}")
     return folder
 

@@ -21,9 +21,11 @@ from lensfind.finder import Stamps
 __all__ = [
     "composite",
     "confusion_matrix",
+    "distributions",
     "learning_curves",
     "mosaic",
     "occlusion",
+    "planes",
     "precision_recall_curve",
     "roc_curve",
 ]
@@ -97,7 +99,13 @@ def _on_grid(images: NDArray[np.float64], band: str, grid: str) -> NDArray[np.fl
     return shifted
 
 
-def mosaic(stamps: Stamps, titles: Sequence[str] | None = None, columns: int = 8, side: float = 1.2) -> Figure:
+def mosaic(
+    stamps: Stamps,
+    titles: Sequence[str] | None = None,
+    columns: int = 8,
+    side: float = 1.2,
+    field: float | None = None,
+) -> Figure:
     """Pictures (:func:`composite`) of up to 32 objects side by side, with a 5 arcsec bar in the first.
 
     Args:
@@ -105,6 +113,7 @@ def mosaic(stamps: Stamps, titles: Sequence[str] | None = None, columns: int = 8
         titles: One short line, or a few, above each.
         columns: Pictures in a row.
         side: Of a picture, in inches of 110 pixels.
+        field: Side in arcsec of the part to show around the centre; None for the whole stamps.
 
     Raises:
         LensfindError: No objects, more than 32, or not one title each.
@@ -126,10 +135,17 @@ def mosaic(stamps: Stamps, titles: Sequence[str] | None = None, columns: int = 8
             ax.imshow(pictures[number], origin="lower", interpolation="nearest")
             if titles is not None:
                 ax.set_title(titles[number], fontsize=8, pad=2)
-    bar = 5 / _field(pixels) * pixels
-    left = 0.06 * pixels
+    scale, shown = pixels / _field(pixels), min(field or np.inf, _field(pixels))
+    edge = (pixels - shown * scale) / 2
+    for ax in axes.flat[:n]:
+        ax.set(xlim=(edge - 0.5, pixels - edge - 0.5), ylim=(edge - 0.5, pixels - edge - 0.5))
+    bar = min(5.0, shown / 4) * scale
+    inset = 0.06 * shown * scale
+    left = edge + inset
     axes.flat[0].plot([left, left + bar], [left, left], color="white", lw=1.5)
-    axes.flat[0].text(left + bar / 2, 1.5 * left, "5″", color="white", fontsize=7, ha="center", va="bottom")
+    axes.flat[0].text(
+        left + bar / 2, left + 0.5 * inset, f"{bar / scale:g}″", color="white", fontsize=7, ha="center", va="bottom"
+    )
     return figure
 
 
@@ -266,3 +282,77 @@ def occlusion(image: ArrayLike, difference: ArrayLike, p_lens: float, title: str
 def _field(pixels: int) -> float:
     """Side in arcsec of a picture of so many pixels."""
     return next(band.size * band.pixel_scale for band in BANDS.values() if band.size == pixels)
+
+
+def planes(stamps: Stamps, titles: Sequence[str]) -> Figure:
+    """Up to ten objects, one a row of the page turned: colour composite above, then every single band.
+
+    Single bands are asinh of electron/s in units of the noise, from black sky to each picture's 99.5th percentile.
+
+    Args:
+        stamps: ``{band: (N, n, n)}`` in electron/s.
+        titles: One short line above each.
+    """
+    pictures, bands = composite(stamps), [band for band in _WEIGHTS if band in stamps]
+    figure = Figure((1.2 * len(titles), 1.22 * (1 + len(bands)) + 0.2), dpi=90)
+    figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
+    axes = figure.subplots(1 + len(bands), len(titles), squeeze=False)
+    for column, title in enumerate(titles):
+        axes[0, column].imshow(pictures[column], origin="lower", interpolation="nearest")
+        axes[0, column].set_title(title, fontsize=7, pad=2)
+        for row, band in enumerate(bands, 1):
+            image = np.asarray(stamps[band][column], np.float64)
+            image = image - np.median(image)
+            noise = 1.4826 * np.median(np.abs(image)) + np.finfo(np.float32).tiny
+            bright = np.arcsinh(np.maximum(image / noise, 0) / 3)
+            top = max(float(np.quantile(bright, 0.995)), 1.0)
+            axes[row, column].imshow(bright, origin="lower", cmap="gray", vmin=0, vmax=top, interpolation="nearest")
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[], frame_on=False)
+    for row, name in enumerate(["colour", *bands]):
+        axes[row, 0].set_ylabel(name, fontsize=8)
+    return figure
+
+
+Line = tuple[float, float, str]
+"""(value, half width, name): a figure of the literature to hold a histogram against."""
+
+
+def distributions(panels: Mapping[str, tuple[Mapping[str, ArrayLike], Sequence[Line]]]) -> Figure:
+    """Histograms, one panel each: ``{axis label: ({name: values}, lines)}``; values that are not finite are left out.
+
+    ``lines`` stand as dotted lines with a grey band of their half width.
+    """
+    columns = 4
+    rows = -(-len(panels) // columns)
+    figure = Figure((3.1 * columns, 2.5 * rows), dpi=100, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    for ax, (label, (series, lines)) in zip(axes.flat, panels.items(), strict=False):
+        finite = {name: np.asarray(v, np.float64)[np.isfinite(np.asarray(v, np.float64))] for name, v in series.items()}
+        together = np.concatenate([np.empty(0), *finite.values()])
+        if len(together):
+            low, high = np.quantile(together, [0.002, 0.998])
+            edges = np.linspace(low, high if high > low else low + 1, 31)
+            for number, (name, values) in enumerate(finite.items()):
+                if len(values):
+                    named = f"{name}: {np.median(values):.3g} ({len(values)})"
+                    ax.hist(
+                        values,
+                        edges,
+                        histtype="step",
+                        weights=np.full(len(values), 1 / len(values)),
+                        color=_COLOURS[number],
+                        label=named,
+                        lw=1.3,
+                    )
+        for value, half, name in lines:
+            ax.axvline(value, color="0.4", ls=":", lw=1.2, label=name)
+            if half:
+                ax.axvspan(value - half, value + half, color="0.92", zorder=0)
+        ax.set(xlabel=label, yticks=[])
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(fontsize=6, frameon=False)
+    figure.suptitle("median (number) of each", fontsize=8)
+    return figure

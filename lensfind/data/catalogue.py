@@ -109,7 +109,8 @@ def assign_splits(labels: NDArray[np.integer[Any]], split: Mapping[str, Any], ca
         split: One of
 
             - ``{kind: fraction, train: 0.8, val: 0.1, test: 0.1, seed: 0}``: at random, the same fractions of lenses
-              and of non-lenses (largest remainder); what a sum below 1 leaves is unused;
+              and of non-lenses (largest remainder); what a sum below 1 leaves is unused. Where the catalogue has a
+              column ``pair``, rows of one pair (0 or more) come into one part;
             - ``{kind: rows, train: 45000, val: 3000, test: 12000}``: in catalogue order, as Wilde et al. 2022 did; the
               rest is unused;
             - ``{kind: column, column: split}``: a text column with these words;
@@ -129,11 +130,13 @@ def assign_splits(labels: NDArray[np.integer[Any]], split: Mapping[str, Any], ca
     if split["kind"] == "fraction":
         rng = np.random.default_rng(options["seed"])
         fractions = np.array([options[part] for part in PARTS])
-        for label in (0, 1):
-            rows = rng.permutation(np.flatnonzero(labels == label))
+        group = _groups(catalogue, len(labels))
+        for rows in _strata(labels, group):
+            rows = rng.permutation(rows)
             ends = np.cumsum(_counts(len(rows), fractions))
             for part, first, last in zip(PARTS, [0, *ends], ends, strict=False):
                 parts[rows[first:last]] = part
+        parts = parts[group]
     elif split["kind"] == "rows":
         ends = np.cumsum([options[part] for part in PARTS])
         if ends[-1] > len(labels):
@@ -155,6 +158,23 @@ def assign_splits(labels: NDArray[np.integer[Any]], split: Mapping[str, Any], ca
                 "Use more data, another data.lens_rule or data.split.seed, or set that part to 0.",
             )
     return parts
+
+
+def _groups(catalogue: Table, n: int) -> NDArray[np.int64]:
+    """For each row the first row of its pair, or itself: (n,)."""
+    if "pair" not in catalogue.colnames or catalogue["pair"].dtype.kind not in "iu":
+        return np.arange(n)
+    pair = np.asarray(catalogue["pair"].filled(-1) if hasattr(catalogue["pair"], "filled") else catalogue["pair"])
+    _, first, inverse = np.unique(pair, return_index=True, return_inverse=True)
+    return np.asarray(np.where(pair >= 0, first[inverse], np.arange(n)), dtype=np.int64)
+
+
+def _strata(labels: NDArray[np.integer[Any]], group: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Rows to be shared out, those of each label by themselves; of a pair only its first row, in their own stratum."""
+    alone = np.bincount(group, minlength=len(labels))[group] == 1
+    first = (group == np.arange(len(labels))) & ~alone
+    strata = [np.flatnonzero(alone & (labels == label)) for label in (0, 1)]
+    return [rows for rows in (*strata, np.flatnonzero(first)) if len(rows)]
 
 
 def _counts(total: int, fractions: NDArray[np.float64]) -> NDArray[np.int64]:

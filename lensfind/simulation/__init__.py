@@ -1,5 +1,5 @@
 """Simulated Euclid-like lenses and galaxies: population -> scene -> render -> detect -> store."""
 
-from lensfind.simulation.make import simulate, simulated_data
+from lensfind.simulation.make import again, simulate, simulated_data
 
-__all__ = ["simulate", "simulated_data"]
+__all__ = ["again", "simulate", "simulated_data"]

@@ -1,178 +1,317 @@
-"""One object from its address: population -> scene -> render -> detect -> noise, and its row of the catalogue.
+"""Objects from their addresses: proposals -> components -> images -> detection -> noise, and their catalogue rows.
 
 Object ``index`` of a scenario draws from ``SeedSequence(seed, spawn_key=(scenario number, index, stream, ...))``:
-stream 0 is the kind, 1 the physics of attempt k, 2 the neighbours, 3 the noise of each band. So it can be made again
-alone, and its noise and neighbours stay when its physics change.
+stream 0 is the kind, 1 the physics of each block of attempts, 2 the surroundings, 3 the noise of each band, 4 that of
+the arc's own photons. So any object is made again alone, in any order and company, and its noise and neighbours stay
+when its physics change. A twin has the address of its lens.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from astropy.table import Column, Table
+from astropy.table import Table
 from numpy.typing import NDArray
 
 from lensfind.bands import BANDS
 from lensfind.data.catalogue import lens_labels
 from lensfind.errors import LensfindError
-from lensfind.simulation.detect import detectability, image_count
+from lensfind.simulation.columns import COLUMNS, blank, centre_columns, system_columns
+from lensfind.simulation.components import Batch
+from lensfind.simulation.detect import critical_area_and_images, detectability
+from lensfind.simulation.draws import Uniforms, generator
+from lensfind.simulation.engines import Engine
 from lensfind.simulation.instrument import Survey
-from lensfind.simulation.render import Plane, arc_plane, galaxy_plane, render
-from lensfind.simulation.scene import Rejected, Scenario, Scene, draw_kind, draw_neighbours, draw_scene
+from lensfind.simulation.negatives import draw_negative, surroundings
+from lensfind.simulation.parts import Images, Parts
+from lensfind.simulation.population import VIS
+from lensfind.simulation.scenario import SYSTEMS, Scenario
+from lensfind.simulation.systems import System, compose, expected, propose
 
-__all__ = ["COLUMNS", "SimulatedObject", "catalogue", "simulate_object"]
+__all__ = ["Objects", "draw_kinds", "simulate_objects"]
 
-_F, _I = np.float64, np.int64
+Image = NDArray[np.float32]
+Rows = dict[str, NDArray[Any]]
 
-COLUMNS: Mapping[str, tuple[Any, str | None, str]] = {
-    "id": (_I, None, "index in the scenario"),
-    "kind": ("U9", None, "lens, deflector, red or blue: what stands in the middle"),
-    "attempt": (_I, None, "draws rejected before this one"),
-    "theta_e": (_F, "arcsec", "Einstein radius"),
-    "ein_area": (_F, "arcsec2", "pi theta_e^2, area within the critical curve without shear"),
-    "sigma_v": (_F, "km / s", "velocity dispersion of the central galaxy"),
-    "z_lens": (_F, None, "redshift of the central galaxy, of whatever kind"),
-    "z_source": (_F, None, "redshift of the lensed source"),
-    "mag_eff": (_F, None, "magnification: lensed over unlensed source flux"),
-    "n_source_im": (_I, None, "images of the source's centre (0: no source)"),
-    "n_pix_source": (_I, None, "VIS pixels with lensed source above 1 sigma of the blank noise"),
-    "arc_snr": (_F, None, "signal to noise of the lensed source over those pixels"),
-    "contrast": (_F, None, "lensed source over source + central galaxy in those pixels"),
-    "mag_lens": (_F, "mag", "AB, central galaxy, VIS"),
-    "mag_source": (_F, "mag", "AB, unlensed source, VIS"),
-    **{f"mag_lens_{band}": (_F, "mag", f"central galaxy, {band}") for band in BANDS},
-    **{f"mag_source_{band}": (_F, "mag", f"unlensed source, {band}") for band in BANDS},
-    "r_lens": (_F, "arcsec", "half-light radius of the central galaxy"),
-    "q_lens": (_F, None, "axis ratio of its light"),
-    "angle_lens": (_F, "rad", "major axis of its light, from x to y"),
-    "e1": (_F, None, "ellipticity of the mass"),
-    "e2": (_F, None, "ellipticity of the mass"),
-    "gamma1": (_F, None, "external shear"),
-    "gamma2": (_F, None, "external shear"),
-    "x_source": (_F, "arcsec", "unlensed source from the stamp's centre"),
-    "y_source": (_F, "arcsec", "unlensed source from the stamp's centre"),
-    "r_source": (_F, "arcsec", "half-light radius of the unlensed source"),
-    "q_source": (_F, None, "axis ratio of the source"),
-    "n_neighbours": (_I, None, "field galaxies in the stamp"),
-}
-"""Columns before ``label``: dtype, unit, description. Floats that have no meaning for a kind are NaN."""
+BLOCK = 16  # attempts drawn at once for an object; part of the address
+NUMBERS = 192  # of one attempt
 
 UNDETECTABLE = "lens not detectable: the rule of the label is false"
 
 
 @dataclass(frozen=True)
-class SimulatedObject:
-    """``stamps``: band -> (n, n) float32 electron/s; ``noiseless``: the same without noise; ``row``: see COLUMNS;
-    ``rejects``: (id, reason) of each earlier attempt; ``arc``: noiseless lensed source in VIS, or None."""
+class Objects:
+    """``stamps``: band -> (N, n, n) float32 electron/s; ``noiseless``: the same without noise; ``arc``: (N, 200, 200)
+    noiseless lensed sources in VIS; ``rows``: columns (N,), see :data:`COLUMNS`; ``rejects``: (id, reason) of every
+    earlier attempt of each object."""
 
-    stamps: Mapping[str, NDArray[np.float32]]
-    noiseless: Mapping[str, NDArray[np.float32]]
-    row: Mapping[str, Any]
-    rejects: tuple[tuple[str, str], ...]
-    arc: NDArray[np.float32] | None
-
-
-def _generator(seed: int, *address: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=address))
+    stamps: Mapping[str, Image]
+    noiseless: Mapping[str, Image]
+    arc: Image
+    rows: Rows
+    rejects: Sequence[Sequence[tuple[str, str]]]
 
 
-def catalogue(rows: Iterable[Mapping[str, Any]], rule: str) -> Table:
-    """Rows as a table with units, descriptions and the ``label`` that ``rule`` gives."""
-    rows = list(rows)
-    table = Table(
-        [
-            Column([row[name] for row in rows], name=name, dtype=dtype, unit=unit, description=text)
-            for name, (dtype, unit, text) in COLUMNS.items()
-        ]
-    )
-    table["label"] = lens_labels(table, rule)
-    table["label"].description = f"1: {rule}"
-    return table
+def draw_kinds(seed: int, indices: Sequence[int], scenario: Scenario) -> tuple[list[str], list[int]]:
+    """Kind of each object, and the index whose address it has: its own, or that of the lens before it for a twin.
+
+    Objects 2 j and 2 j + 1 are a lens and its twin with the probability 2 mix.twin; else both draw for themselves.
+    """
+    twins, names = scenario.mix["twin"], [kind for kind in scenario.mix if kind != "twin"]
+    shares = np.array([scenario.mix[kind] - (twins if kind == "lens" else 0.0) for kind in names])
+    upto = np.cumsum(shares) / max(1 - 2 * twins, 1e-12)
+    kinds, origins = [], []
+    for index in indices:
+        first = generator(seed, scenario.number, index - index % 2, 0).random(2)
+        if first[0] < 2 * twins:
+            kinds.append("twin" if index % 2 else "lens")
+            origins.append(index - index % 2)
+            continue
+        own = generator(seed, scenario.number, index, 0).random(2)[1]
+        kinds.append(names[min(int(np.searchsorted(upto, own, side="right")), int(np.flatnonzero(shares > 0)[-1]))])
+        origins.append(index)
+    return kinds, origins
 
 
-def _row(scene: Scene) -> dict[str, Any]:
-    centre, source, mass = scene.centre, scene.source, scene.mass
-    row: dict[str, Any] = {name: 0 if dtype is _I else np.nan for name, (dtype, _, _) in COLUMNS.items()}
-    row |= {
-        "kind": scene.kind,
-        "sigma_v": centre.sigma_v[0],
-        "z_lens": centre.z[0],
-        "r_lens": centre.r_e[0],
-        "q_lens": centre.q[0],
-        "angle_lens": centre.angle[0],
-        **{f"mag_lens_{band}": centre.magnitudes[0, k] for k, band in enumerate(BANDS)},
-    }
-    if source is not None and mass is not None:
-        row |= {
-            "theta_e": mass.theta_e,
-            "ein_area": np.pi * mass.theta_e**2,
-            "e1": mass.e1,
-            "e2": mass.e2,
-            "gamma1": mass.gamma1,
-            "gamma2": mass.gamma2,
-            "z_source": source.z[0],
-            "x_source": source.x[0],
-            "y_source": source.y[0],
-            "r_source": source.r_e[0],
-            "q_source": source.q[0],
-            **{f"mag_source_{band}": source.magnitudes[0, k] for k, band in enumerate(BANDS)},
-        }
-    return row | {"mag_lens": row["mag_lens_VIS"], "mag_source": row["mag_source_VIS"]}
+@dataclass(frozen=True)
+class _Accepted:
+    """What stands for the objects of one kind: their numbers, columns, attempts and rejects."""
+
+    numbers: NDArray[np.float64]  # (n, NUMBERS)
+    rows: Rows
+    rejects: list[list[tuple[str, str]]]
 
 
-def _is_lens(row: Mapping[str, Any], rule: str) -> bool:
-    # Only the columns that the rule can mean: a whole table takes longer than the image.
-    table = Table({name: [value] for name, value in row.items() if name in rule})
-    return bool(lens_labels(table, rule)[0])
+@dataclass(frozen=True)
+class _Maker:
+    seed: int
+    scenario: Scenario
+    survey: Survey
+    engine: Engine
+    images: Images
+
+    def numbers(self, index: int, block: int) -> NDArray[np.float64]:
+        return generator(self.seed, self.scenario.number, index, 1, block).random((BLOCK, NUMBERS))
+
+    def accept(self, kind: str, indices: Sequence[int]) -> _Accepted:
+        """The first attempt of each object that is possible, promising, detectable and selected."""
+        n = len(indices)
+        rejects: list[list[tuple[str, str]]] = [[] for _ in indices]
+        kept = np.empty((n, NUMBERS))
+        rows: dict[int, dict[str, Any]] = {}
+        pending = list(range(n))
+        block = 0
+        while pending:
+            drawn = np.stack([self.numbers(indices[i], block) for i in pending])  # (pending, BLOCK, NUMBERS)
+            tried = self._try_block(kind, drawn, [BLOCK * block + a for a in range(BLOCK)])
+            still = []
+            for place, i in enumerate(pending):
+                reasons, row = tried[place]
+                rejects[i] += [(f"{indices[i]}/{BLOCK * block + a}", text) for a, text in enumerate(reasons)]
+                if row is None:
+                    still.append(i)
+                else:
+                    kept[i], rows[i] = drawn[place, len(reasons)], row | {"attempt": len(rejects[i])}
+            pending, block = still, block + 1
+            if pending and BLOCK * block >= self.scenario.attempts:
+                raise LensfindError(
+                    f"object {indices[pending[0]]} ({kind}) within scenario.attempts={self.scenario.attempts} draws",
+                    f"only rejected ones, the last for: {rejects[pending[0]][-1][1]}",
+                    "Ask less of scenario.label, scenario.expect and scenario.select, widen the ranges of population "
+                    "and scene, or raise scenario.attempts.",
+                )
+        return _Accepted(kept, {key: np.array([rows[i][key] for i in range(n)]) for key in COLUMNS}, rejects)
+
+    def _try_block(
+        self, kind: str, drawn: NDArray[np.float64], attempts: list[int]
+    ) -> list[tuple[list[str], dict[str, Any] | None]]:
+        """For each object the reasons of the rejected attempts before the accepted one, and its row (or None)."""
+        n = len(drawn)
+        draws = Uniforms(drawn.reshape(n * BLOCK, NUMBERS))
+        if kind not in SYSTEMS:
+            parts, all_of = Parts(), np.arange(n * BLOCK)
+            centre, feature = draw_negative(kind, draws, self.scenario, parts, all_of)
+            columns = blank(kind, n * BLOCK) | centre_columns(centre) | {"r_feature": feature}
+            texts = self._selected(columns, np.full(n * BLOCK, "", dtype=object)).reshape(n, BLOCK)
+            found = []
+            for i, line in enumerate(texts):
+                good = next((a for a, text in enumerate(line) if not text), BLOCK)
+                row = {k: v[i * BLOCK + good] for k, v in columns.items()} if good < BLOCK else None
+                found.append((list(line[:good]), row))
+            return found
+        system, reasons = propose(kind, draws, self.scenario)
+        expected(system, self.scenario, self.survey, reasons)
+        columns = blank(kind, n * BLOCK) | system_columns(system)
+        texts = self._selected(columns, reasons.texts).reshape(n, BLOCK)
+        rows: list[dict[str, Any] | None] = [None] * n
+        begin, active = [0] * n, list(range(n))
+        while active:
+            first = {i: next((a for a in range(begin[i], BLOCK) if not texts[i, a]), BLOCK) for i in active}
+            active = [i for i in active if first[i] < BLOCK]
+            if not active:
+                break
+            at = np.array([i * BLOCK + first[i] for i in active])
+            chosen = {key: value[at] for key, value in columns.items()}
+            whole, why = self._detect(system.take(at), draws.take(at), chosen)
+            again = []
+            for place, i in enumerate(active):
+                if why[place]:
+                    texts[i, first[i]] = why[place]
+                    begin[i] = first[i] + 1
+                    again.append(i)
+                else:
+                    rows[i] = {key: value[place] for key, value in whole.items()}
+            active = again
+        found = []
+        for i in range(n):
+            good = next((a for a in range(BLOCK) if not texts[i, a]), BLOCK)
+            found.append((list(texts[i, :good]), rows[i]))
+        return found
+
+    def _selected(self, columns: Rows, texts: NDArray[np.object_]) -> NDArray[np.object_]:
+        """Reasons (N,), with those of ``scenario.select`` added; columns that are not known yet pass."""
+        for name, (low, high) in self.scenario.select.items():
+            if name not in COLUMNS or COLUMNS[name][0] not in (np.float64, np.int64):
+                numeric = ", ".join(key for key, (kind, _, _) in COLUMNS.items() if kind in (np.float64, np.int64))
+                raise LensfindError(f"scenario.select of {numeric}", name, "Mend scenario.select.")
+            value = np.asarray(columns[name], dtype=np.float64)
+            with np.errstate(invalid="ignore"):
+                texts[((value < low) | (value > high)) & (texts == "")] = f"{name} outside scenario.select.{name}"
+        return texts
+
+    def _detect(self, system: System, draws: Uniforms, columns: Rows) -> tuple[Rows, NDArray[np.object_]]:
+        """The columns with those of detection, and the reason against each object (or "")."""
+        n = len(system.z_convention)
+        why = np.full(n, "", dtype=object)
+        if system.source is None:
+            return columns, why
+        parts = Parts()
+        compose(system, draws, self.scenario, self.images, parts, np.arange(n))
+        batch = parts.batch(n, system.z_convention, self.images)
+        double = system.kind == "double_ring"
+        roles = ["lens", "source"] + (["source2"] if double else []) + (["middle"] if system.second else [])
+        planes = self.engine(batch, self.survey, ["VIS"], roles=roles)
+        lens = planes["lens"]["VIS"]
+        if system.kind == "compound_arc":
+            lens = lens + planes["middle"]["VIS"]
+        flux = self.survey.bands["VIS"].flux
+        source = planes["source"]["VIS"]
+        columns = columns | dict(detectability(source, lens, self.survey, flux(system.source.magnitudes[:, VIS])))
+        area, number = self._geometry(batch, system, columns)
+        columns = columns | {"ein_area": area, "n_source_im": number}
+        if double and system.second is not None:
+            outer = detectability(planes["source2"]["VIS"], lens, self.survey, flux(system.second.magnitudes[:, VIS]))
+            columns = columns | {f"{key}_2": outer[key] for key in ("mag_eff", "n_pix_source", "arc_snr", "contrast")}
+        columns["collett"] = _collett(columns, self.survey)
+        if system.kind == "outside":
+            why[columns["n_source_im"] != 1] = "source inside the caustic after all"
+        elif not self.scenario.keep_undetectable:
+            named = {key: value for key, value in columns.items() if key in self.scenario.label}
+            why[lens_labels(Table(named), self.scenario.label) == 0] = UNDETECTABLE
+        return columns, self._selected(columns, why)
+
+    def _geometry(self, batch: Batch, system: System, columns: Rows) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        assert system.source is not None
+        z, x, y = system.source.z, system.source.x, system.source.y
+        found = [critical_area_and_images(batch, i, float(z[i]), float(x[i]), float(y[i])) for i in range(len(z))]
+        return np.array([area for area, _ in found]), np.array([number for _, number in found], dtype=np.int64)
+
+    def parts(self, kind: str, accepted: _Accepted, objects: NDArray[np.int64], parts: Parts) -> NDArray[np.float64]:
+        """Add the accepted objects of one kind to ``parts``; returns z_convention (n,)."""
+        draws = Uniforms(accepted.numbers)
+        if kind not in SYSTEMS:
+            draw_negative(kind, draws, self.scenario, parts, objects)
+            return np.ones(len(objects))
+        system, _ = propose(kind, draws, self.scenario)
+        compose(system, draws, self.scenario, self.images, parts, objects)
+        return np.asarray(system.z_convention)
 
 
-def _attempt(
-    rng: np.random.Generator, scenario: Scenario, survey: Survey, kind: str
-) -> tuple[dict[str, Any], list[Plane], NDArray[np.float32] | None]:
-    """Row, planes and noiseless VIS arc of one draw, or :class:`Rejected`; NISP is not rendered yet."""
-    scene = draw_scene(rng, scenario, kind)
-    row = _row(scene)
-    if scene.source is None or scene.mass is None:
-        return row, [galaxy_plane(scene.centre, 0)], None
-    planes = [galaxy_plane(scene.centre, 0), arc_plane(scene.mass, scene.source)]
-    centre, arc = (render([plane], survey, ["VIS"])["VIS"] for plane in planes)
-    row["n_source_im"] = image_count(scene.mass, scene.source)
-    row |= detectability(arc, centre, survey, float(survey.bands["VIS"].flux(row["mag_source"])))
-    if not scenario.keep_undetectable and not _is_lens(row, scenario.label):
-        raise Rejected(UNDETECTABLE)
-    return row, planes, arc
+def _collett(columns: Rows, survey: Survey) -> NDArray[np.int64]:
+    """Collett 2015's criteria: theta_E^2 > x_s^2 + y_s^2, mu > 3, mu r_s > seeing, S/N > 20."""
+    inside = columns["theta_e"] ** 2 > columns["x_source"] ** 2 + columns["y_source"] ** 2
+    resolved = columns["mag_eff"] * columns["r_source"] > survey.bands["VIS"].psf_fwhm
+    return np.asarray(inside & resolved & (columns["mag_eff"] > 3) & (columns["arc_snr"] > 20), dtype=np.int64)
 
 
-def simulate_object(seed: int, index: int, scenario: Scenario, survey: Survey) -> SimulatedObject:
-    """The object at one address; the same bytes wherever and in whatever order it is made.
+def simulate_objects(
+    seed: int, indices: Sequence[int], scenario: Scenario, survey: Survey, engine: Engine, images: Images = ()
+) -> Objects:
+    """The objects at some addresses; each the same bytes wherever, whenever and with whomever it is made.
 
     A draw that is impossible, or a lens that the label's rule does not call one, is rejected and drawn again.
 
+    Args:
+        seed: Root seed of the set.
+        indices: N objects, each once.
+        scenario: What to draw.
+        survey: The instrument.
+        engine: Of :func:`lensfind.simulation.engines.get_engine`.
+        images: Real galaxies, where ``scene.source.images`` asks for them.
+
     Raises:
-        LensfindError: ``scenario.attempts`` draws were all rejected.
+        LensfindError: ``scenario.attempts`` draws of an object were all rejected.
     """
-    kind = draw_kind(_generator(seed, scenario.number, index, 0), scenario)
-    rejects: list[tuple[str, str]] = []
-    for attempt in range(scenario.attempts):
-        try:
-            rng = _generator(seed, scenario.number, index, 1, attempt)
-            row, planes, arc = _attempt(rng, scenario, survey, kind)
-            break
-        except Rejected as reason:
-            rejects.append((f"{index}/{attempt}", str(reason)))
-    else:
-        raise LensfindError(
-            f"an object {index} ({kind}) within scenario.attempts={scenario.attempts} draws",
-            f"only rejected ones, the last for: {rejects[-1][1]}",
-            "Ask less of scenario.label, widen the scenario's ranges, or raise scenario.attempts.",
-        )
-    neighbours = draw_neighbours(_generator(seed, scenario.number, index, 2), scenario)
-    planes += [galaxy_plane(field, i) for field in neighbours for i in range(len(field))]
-    noiseless = render(planes, survey)
-    stamps = {
-        name: survey.bands[name].expose(noiseless[name], band, _generator(seed, scenario.number, index, 3, k))
-        for k, (name, band) in enumerate(BANDS.items())
-    }
-    row |= {"id": index, "attempt": attempt, "n_neighbours": sum(map(len, neighbours))}
-    return SimulatedObject(stamps, noiseless, row, tuple(rejects), arc)
+    maker = _Maker(seed, scenario, survey, engine, images)
+    kinds, origins = draw_kinds(seed, indices, scenario)
+    unique = sorted(set(origins))
+    kind_of = {o: "lens" if kind == "twin" else kind for kind, o in zip(kinds, origins, strict=True)}
+    rows = {key: np.empty(len(unique), dtype=kind) for key, (kind, _, _) in COLUMNS.items()}
+    rejects: dict[int, list[tuple[str, str]]] = {}
+    parts, convention = Parts(), np.ones(len(unique))
+    for kind in sorted(set(kind_of.values())):
+        places = np.array([place for place, origin in enumerate(unique) if kind_of[origin] == kind])
+        accepted = maker.accept(kind, [unique[place] for place in places])
+        convention[places] = maker.parts(kind, accepted, places, parts)
+        for key in COLUMNS:
+            rows[key][places] = accepted.rows[key]
+        rejects |= {unique[place]: lines for place, lines in zip(places, accepted.rejects, strict=True)}
+    addresses = [(scenario.number, origin, 2) for origin in unique]
+    counts = surroundings(seed, scenario, addresses, rows["z_lens"], parts)
+    rows |= dict(zip(("n_neighbours", "n_satellites", "n_stars"), counts, strict=True))
+    batch = parts.batch(len(unique), convention, images)
+    planes = engine(batch, survey, list(BANDS))
+    base = {band: planes["lens"][band] + planes["middle"][band] + planes["field"][band] for band in BANDS}
+    arcs = {band: planes["source"][band] + planes["source2"][band] for band in BANDS}
+    at = np.searchsorted(unique, origins)
+    twin = np.array([kind == "twin" for kind in kinds])
+    table = {key: value[at].copy() for key, value in rows.items()}
+    for key, value in blank("twin", int(twin.sum())).items():
+        if key not in _TWIN_KEEPS:
+            table[key][twin] = value
+    first = np.array([generator(seed, scenario.number, o - o % 2, 0).random() for o in origins])
+    paired = first < 2 * scenario.mix["twin"]
+    table |= {"id": np.array(indices), "kind": np.array(kinds), "pair": np.where(paired, origins, -1)}
+    noiseless = {b: np.where(twin[:, None, None], base[b][at], base[b][at] + arcs[b][at]) for b in BANDS}
+    stamps = {band: np.empty_like(image) for band, image in noiseless.items()}
+    for k, (name, band) in enumerate(BANDS.items()):
+        one = survey.bands[name]
+        for i, origin in enumerate(origins):
+            rng = generator(seed, scenario.number, origin, 3, k)
+            stamps[name][i] = one.expose(base[name][at[i]], band, rng)
+            arc = arcs[name][at[i]]
+            if not twin[i] and arc.any():
+                # Photons of the arc are a Poisson process of their own: so a twin keeps all other noise of its lens.
+                electrons = np.maximum(arc, 0).astype(np.float64) * one.time
+                counts_ = generator(seed, scenario.number, origin, 4, k).poisson(electrons) - electrons
+                stamps[name][i] += arc + (one.noise_scale(band) * counts_ / one.time).astype(np.float32)
+    arc = np.where(twin[:, None, None], np.float32(0), arcs["VIS"][at])
+    lines = [[] if t else rejects[o] for t, o in zip(twin, origins, strict=True)]
+    return Objects(stamps, noiseless, arc, table, lines)
+
+
+_TWIN_KEEPS = {
+    "attempt",
+    "sigma_v",
+    "z_lens",
+    "mag_lens",
+    "r_lens",
+    "q_lens",
+    "angle_lens",
+    "n_neighbours",
+    "n_satellites",
+    "n_stars",
+    *(f"mag_lens_{band}" for band in BANDS),
+}
+"""Columns of the lens that hold for its twin too: all that are not about the source or its deflection."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lensfind.bands import BANDS
 from lensfind.simulation.cosmology import distance_modulus
+from lensfind.simulation.draws import Uniforms
 
 __all__ = ["REST_BAND", "Z_MAX", "apparent_magnitudes", "dirichlet_coefficients"]
 
@@ -54,14 +55,14 @@ def _tables() -> tuple[NDArray[np.float64], NDArray[np.float64], dict[str, NDArr
     return z, 10 ** (-0.4 * apparent), rest
 
 
-def dirichlet_coefficients(rng: np.random.Generator, colour: str, z: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Template coefficients, shape (N, 5): eq. 3.9 of Herbel et al. 2017 for ``colour`` "red" or "blue".
+def dirichlet_coefficients(draws: Uniforms, colour: str, z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Template coefficients (N, 5): eq. 3.9 of Herbel et al. 2017 for ``colour`` "red" or "blue"; 5 numbers each.
 
     The formula of ``skypy.galaxies.spectrum.dirichlet_coefficients``, which draws from numpy's global state.
     """
     alpha0, alpha1, weight = (np.array(row) for row in _DIRICHLET[colour])
     alpha = alpha0 ** (1 - z[:, None]) * alpha1 ** z[:, None]
-    coefficients = rng.gamma(alpha) * weight
+    coefficients = draws.gamma(alpha) * weight
     return np.asarray(coefficients / coefficients.sum(axis=1, keepdims=True))
 
 

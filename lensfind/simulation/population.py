@@ -5,7 +5,7 @@ Early types (deflectors, red neighbours) come from the velocity dispersion funct
 the blue Schechter function of Herbel et al. 2017 (JCAP 08, 035), both on grids of (redshift, property).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from math import gamma
 
@@ -13,7 +13,9 @@ import astropy.units as u
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lensfind.bands import BANDS
 from lensfind.simulation.cosmology import COSMOLOGY, comoving_volume, distance, distance_modulus
+from lensfind.simulation.draws import Uniforms
 from lensfind.simulation.photometry import apparent_magnitudes, dirichlet_coefficients
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
+VIS = list(BANDS).index("VIS")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,19 @@ class Galaxies:
     def __len__(self) -> int:
         return len(self.z)
 
+    def take(self, rows: NDArray[np.int64]) -> "Galaxies":
+        """Some of them."""
+        return Galaxies(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def at(self, x: Array | float, y: Array | float) -> "Galaxies":
+        """The same galaxies at other places, arcsec."""
+        zero = np.zeros(len(self))
+        return replace(self, x=x + zero, y=y + zero)
+
+    def of_magnitude(self, vis: Array | float) -> "Galaxies":
+        """The same galaxies with other VIS magnitudes and their own colours."""
+        return replace(self, magnitudes=self.magnitudes + (vis - self.magnitudes[:, VIS])[:, None])
+
 
 @dataclass(frozen=True)
 class Sky:
@@ -70,12 +86,31 @@ class Sky:
         """Galaxies per arcsec^2."""
         return self.cumulative[-1] / u.arcsec**2
 
-    def sample(self, rng: np.random.Generator, size: int) -> tuple[Array, Array]:
-        """``size`` galaxies by number: redshift (size,) and property (size,), uniform within a cell."""
-        cell = np.searchsorted(self.cumulative, rng.random(size) * self.cumulative[-1], side="right")
+    def sample(self, draws: Uniforms) -> tuple[Array, Array]:
+        """A galaxy each by number: redshift (N,) and property (N,), uniform within a cell; 3 numbers each."""
+        cell = np.searchsorted(self.cumulative, draws.uniform() * self.cumulative[-1], side="right")
         i, j = np.divmod(np.minimum(cell, len(self.cumulative) - 1), self.counts.shape[1])
-        z = self.z_edges[i] + rng.random(size) * np.diff(self.z_edges)[i]
-        return z, self.x_edges[j] + rng.random(size) * np.diff(self.x_edges)[j]
+        z = self.z_edges[i] + draws.uniform() * np.diff(self.z_edges)[i]
+        return z, self.x_edges[j] + draws.uniform() * np.diff(self.x_edges)[j]
+
+    def sample_at(self, draws: Uniforms, z: Array) -> Array:
+        """The property (N,) of a galaxy each at redshifts ``z`` (N,), by number; 2 numbers each.
+
+        Not a number where the population has none there.
+        """
+        i = np.clip(np.searchsorted(self.z_edges, z, side="right") - 1, 0, len(self.z_edges) - 2)
+        columns = self.counts.shape[1]
+        before = np.where(i > 0, self.cumulative[i * columns - 1], 0.0)
+        total = self.cumulative[(i + 1) * columns - 1] - before
+        cell = np.searchsorted(self.cumulative, before + draws.uniform() * total, side="right")
+        j = np.clip(cell - i * columns, 0, columns - 1)
+        value = self.x_edges[j] + draws.uniform() * np.diff(self.x_edges)[j]
+        return np.where(total > 0, value, np.nan)
+
+    def per_redshift(self, z: Array) -> Array:
+        """Galaxies per arcsec^2 and unit redshift at ``z``."""
+        middle = (self.z_edges[1:] + self.z_edges[:-1]) / 2
+        return np.asarray(np.interp(z, middle, self.counts.sum(axis=1) / np.diff(self.z_edges), left=0, right=0))
 
 
 def _sky(z_edges: Array, x_edges: Array, density: Array, magnitude: Array, limit: float) -> Sky:
@@ -106,9 +141,9 @@ def r_band_magnitude(sigma_v: ArrayLike) -> Array:
     return np.asarray((-0.37 + np.sqrt(0.37**2 - 4 * 0.006 * (2.97 + v))) / (2 * 0.006))
 
 
-def _axis_ratio(rng: np.random.Generator, scale: Array) -> Array:
+def _axis_ratio(draws: Uniforms, scale: Array) -> Array:
     """q = 1 - Rayleigh(scale), cut to 0.2 < q < 1 by the inverse of the cut distribution."""
-    return np.asarray(1 - scale * np.sqrt(-2 * np.log1p(-rng.random(len(scale)) * -np.expm1(-0.32 / scale**2))))
+    return np.asarray(1 - scale * np.sqrt(-2 * np.log1p(-draws.uniform() * -np.expm1(-0.32 / scale**2))))
 
 
 def _arcsec(size: Array, z: Array) -> Array:
@@ -116,30 +151,31 @@ def _arcsec(size: Array, z: Array) -> Array:
     return np.asarray(size / distance(0.0, z).to_value(u.kpc) * u.rad.to(u.arcsec))
 
 
-def early_types(rng: np.random.Generator, sigma_v: Array, z: Array) -> Galaxies:
+def early_types(draws: Uniforms, sigma_v: Array, z: Array) -> Galaxies:
     """Red de Vaucouleurs galaxies at the centre, of ``sigma_v`` (N,) in km/s and ``z`` (N,).
 
     log10 R_e[kpc] = 2.46 - 2.79 V + 0.84 V^2 with 0.11 dex of scatter; q = 1 - Rayleigh(0.378 - 0.000572 sigma_v)
-    (Collett 2015, ApJ 811, 20). No luminosity evolution.
+    (Collett 2015, ApJ 811, 20). No luminosity evolution. 8 numbers each.
     """
     v = np.log10(sigma_v)
-    size = 10 ** (2.46 - 2.79 * v + 0.84 * v**2 + 0.11 * rng.standard_normal(len(z)))
-    q = _axis_ratio(rng, np.maximum(0.378 - 0.000572 * sigma_v, 0.05))
-    angle = rng.uniform(0, np.pi, len(z))
-    magnitudes = apparent_magnitudes(dirichlet_coefficients(rng, "red", z), z, r_band_magnitude(sigma_v), "red")
+    size = 10 ** (2.46 - 2.79 * v + 0.84 * v**2 + 0.11 * draws.normal())
+    q = _axis_ratio(draws, np.maximum(0.378 - 0.000572 * sigma_v, 0.05))
+    angle = draws.uniform(0, np.pi)
+    magnitudes = apparent_magnitudes(dirichlet_coefficients(draws, "red", z), z, r_band_magnitude(sigma_v), "red")
     zero = np.zeros(len(z))
     return Galaxies(z, sigma_v, _arcsec(size, z), np.full(len(z), 4.0), q, angle, zero, zero, magnitudes)
 
 
-def late_types(rng: np.random.Generator, absolute: Array, z: Array) -> Galaxies:
+def late_types(draws: Uniforms, absolute: Array, z: Array, template: str = "blue") -> Galaxies:
     """Blue exponential galaxies at the centre, of absolute B magnitude ``absolute`` (N,) and ``z`` (N,).
 
     R_e = 10^(-(M + 18)/4) ((1 + z)/1.6)^-1.2 kpc with 0.35 dex of scatter; q = 1 - Rayleigh(0.3) (Collett 2015).
+    8 numbers each; ``template``: "blue" or "red" colours, of which ``absolute`` is the B or r magnitude.
     """
-    size = 10 ** (-(absolute + 18) / 4 + 0.35 * rng.standard_normal(len(z))) * ((1 + z) / 1.6) ** -1.2
-    q = _axis_ratio(rng, np.full(len(z), 0.3))
-    angle = rng.uniform(0, np.pi, len(z))
-    magnitudes = apparent_magnitudes(dirichlet_coefficients(rng, "blue", z), z, absolute, "blue")
+    size = 10 ** (-(absolute + 18) / 4 + 0.35 * draws.normal()) * ((1 + z) / 1.6) ** -1.2
+    q = _axis_ratio(draws, np.full(len(z), 0.3))
+    angle = draws.uniform(0, np.pi)
+    magnitudes = apparent_magnitudes(dirichlet_coefficients(draws, template, z), z, absolute, template)
     zero = np.zeros(len(z))
     return Galaxies(z, np.full(len(z), np.nan), _arcsec(size, z), np.ones(len(z)), q, angle, zero, zero, magnitudes)
 

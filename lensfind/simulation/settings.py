@@ -6,13 +6,14 @@ from typing import Any, TypeVar
 
 from lensfind.errors import LensfindError
 
-__all__ = ["build", "check_range"]
+__all__ = ["Range", "build", "check_least", "check_range", "check_shares"]
 
 T = TypeVar("T")
+Range = tuple[float, float]
 
 
 def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    """``kind(**values)``, where ``where`` is the dotted place in the config, e.g. ``scenario.source``.
+    """``kind(**values)``, where ``where`` is the dotted place in the config, e.g. ``scene.source``.
 
     Raises:
         LensfindError: ``values`` is no mapping, or a key is unknown or missing.
@@ -32,14 +33,39 @@ def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     return kind(**values)
 
 
-def check_range(where: str, value: Any, low: float, high: float) -> tuple[float, float]:
-    """An ascending pair of numbers within [low, high], or an error that names the key ``where``."""
+def check_range(where: str, value: Any, low: float, high: float) -> Range:
+    """An ascending pair of numbers within [low, high]; one number is both. Else an error that names the key."""
     try:
-        first, last = (float(v) for v in value)
+        given = [value, value] if isinstance(value, int | float) and not isinstance(value, bool) else value
+        first, last = (float(v) for v in given)
     except (TypeError, ValueError):
         first, last = 1.0, 0.0
     if not low <= first <= last <= high:
         raise LensfindError(
-            f"{where} to be [low, high] within {low:g} to {high:g}", str(value), f"Set {where}=[{low:g},{high:g}]."
+            f"{where} to be a number or [low, high] within {low:g} to {high:g}",
+            str(value),
+            f"Set {where}=[{low:g},{high:g}].",
         )
     return first, last
+
+
+def check_least(where: str, value: Any, low: float) -> None:
+    """An error that names the key ``where`` unless ``value`` is a number of at least ``low``."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not value >= low:
+        raise LensfindError(f"{where} of at least {low:g}", str(value), f"Set {where}={low:g}.")
+
+
+def check_shares(where: str, shares: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, float]:
+    """Shares of ``names`` (absent: 0) that add up to 1, or an error that names the key ``where``."""
+    try:
+        full = {name: float(shares.get(name) or 0.0) for name in names}
+    except (AttributeError, TypeError, ValueError):
+        full = {}
+    if not full or set(shares) - set(names) or min(full.values()) < 0 or abs(sum(full.values()) - 1) > 1e-6:
+        raise LensfindError(
+            f"{where} with shares of {', '.join(names)} that add up to 1",
+            str(shares),
+            f"Set shares that do, e.g. {where}.{names[0]}=1.0 and the others 0.",
+        )
+    return full
