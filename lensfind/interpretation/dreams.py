@@ -138,7 +138,7 @@ def kernel_image(
 def field_of_view(finder: LensFinder, layer: str) -> int:
     """Side in pixels of what one output of ``layer.N`` sees."""
     field, stride = 1, 1
-    body: nn.Sequential = finder.net.layer[: int(layer.rpartition(".")[2]) + 1]
+    body = list(finder.net.layer)[: int(layer.rpartition(".")[2]) + 1]
     for module in body:
         if isinstance(module, nn.Conv2d):
             field += (module.kernel_size[0] - 1) * stride
