@@ -55,6 +55,7 @@ def test_one_class_alone_has_no_effect_size_and_an_empty_set_is_refused():
     finder, stamps = LensFinder("ou66", ("H",)), noise_stamps(2, bands=("H",))
     found = kernel_activation(finder, batches(stamps, np.array([1, 1]), 2))
     assert found["layer.0"].count.tolist() == [0, 2]
+    assert np.isnan(found["layer.0"].effect).all()
     with pytest.raises(LensfindError, match="objects to look at"):
         kernel_activation(finder, [])
     with pytest.raises(LensfindError, match="top of 1"):

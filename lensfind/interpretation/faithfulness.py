@@ -268,7 +268,8 @@ def _captum_metrics(
             mask[k, :, row : row + side, column : column + side] = 1
         return (mask if whole else mask * (x - base)), torch.where(mask > 0, base, x)
 
-    def explain(x: Tensor) -> Tensor:
+    def explain(inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+        (x,) = inputs if isinstance(inputs, tuple) else (inputs,)  # sensitivity_max hands over a tuple
         maps = maker(finder, x)
         return maps if maps.shape == x.shape else maps.expand_as(x) / x.shape[1]
 

@@ -89,7 +89,7 @@ class KernelStatistics:
         freedom = np.maximum(self.count - 1, 0)[:, None]
         pooled = np.sqrt((freedom * self.variance).sum(0) / max(int(freedom.sum()), 1))
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(pooled > 0, (self.mean[1] - self.mean[0]) / pooled, np.nan)
+            return np.where((pooled > 0) & (self.count > 0).all(), (self.mean[1] - self.mean[0]) / pooled, np.nan)
 
 
 @torch.no_grad()
