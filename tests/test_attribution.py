@@ -172,6 +172,10 @@ def test_incremental_occlusion_equals_whole_passes(architecture, window, stride)
             covered = x.clone()
             covered[:, :, row : row + window, column : column + window] = level
             np.testing.assert_allclose(ours[k].numpy(), finder(covered)[0].numpy(), atol=2e-5)
+        # One square at a time, and again: the kept maps must not take the squares in.
+        for _ in range(2):
+            alone = torch.cat([incremental([corner]) for corner in corners])
+            np.testing.assert_allclose(alone.numpy(), ours.numpy(), atol=2e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -231,3 +235,26 @@ def test_bad_settings_are_refused_in_three_clauses(finder, method, settings, mes
     with pytest.raises(LensfindError, match=message) as error:
         method(finder, noise_stamps(1, bands=finder.bands), **settings)
     assert len(error.value.args) == 3
+
+
+@pytest.mark.parametrize("name", ["J", "Y", "H", "JYH", "66", "VIS", "200"])
+def test_all_seven_published_networks(reference, name):
+    """Every method answers for each, finite, not zero, and per band where it is."""
+    finder = lensfind.load(reference / "published" / f"OU_{name}_Weights.pt")
+    rng = np.random.default_rng(0)
+    stamps = noise_stamps(1)
+    for cube in stamps.values():  # a galaxy, so that the scaled image is not all noise
+        n = cube.shape[-1]
+        y, x = (np.indices((n, n)) - n / 2) / n
+        cube += np.exp(-(x**2 + y**2) / 0.003) * rng.uniform(0.5, 1)
+    size, bands = finder.net.size, len(finder.bands)
+    for method in METHODS:
+        maps = method(finder, stamps, **({"steps": 4} if method is integrated_gradients else {}))
+        assert maps.shape == (1, 1 if method is grad_cam else bands, size, size)
+        assert np.isfinite(maps).all()
+        # The ReLU of Grad-CAM may leave nothing for one class of a network that is sure of the other.
+        either = [maps, method(finder, stamps, target="non_lens")] if "cam" in method.__name__ else [maps]
+        assert any(np.abs(one).max() > 0 for one in either), method.__name__
+    maps = occlusion(finder, stamps, window=size // 10, bands="each", score="log_odds")
+    assert maps.shape[:2] == (1, bands)
+    assert (np.abs(maps).reshape(bands, -1).max(1) > 0).all()

@@ -17,8 +17,8 @@ __all__ = ["class_image", "deep_dream", "field_of_view", "kernel_image", "transf
 
 RECIPES = ("default", "paper")
 _CLASS = Recipe()
-_DREAM = Recipe(steps=60, rate=0.01, jitter=2, flips=False, tv=1.0, distance=20.0)
-_KERNEL = Recipe(steps=64, rate=0.05, tv=0.5)
+_DREAM = Recipe(steps=60, rate=0.003, jitter=2, flips=False, tv=50.0, distance=10000.0)
+_KERNEL = Recipe(steps=64, rate=0.05, flips=False, tv=0.02)  # flips would blur oriented kernels
 _KERNEL_PAPER = Recipe(steps=50, rate=0.1, scale="none", jitter=0, flips=False, tv=0.0, weight_decay=1e-6)
 
 

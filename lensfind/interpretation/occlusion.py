@@ -33,7 +33,7 @@ def occlusion(
     bands: str | Sequence[str] = "all",
     baseline: str = "zero",
     score: str = "p_lens",
-    batch_size: int = 64,
+    batch_size: int = 128,
     progress: bool = False,
 ) -> NDArray[np.float32]:
     """Score(occluded) - score for a square that slides over the stamp; by default the paper's map of P(lens).
@@ -68,7 +68,10 @@ def occlusion(
         images = finder.preprocess(stamps)
         native = None
         if grid == "native":
-            native = [torch.as_tensor(np.asarray(stamps[band], np.float32)).to(images) for band in finder.bands]
+            cubes = (stamps[band] for band in finder.bands)
+            native = [
+                (c if isinstance(c, Tensor) else torch.as_tensor(np.asarray(c, np.float32))).to(images) for c in cubes
+            ]
         maps = [
             occlude(
                 finder,
@@ -127,7 +130,7 @@ def occlude(
     stride: int | None = None,
     baseline: str = "zero",
     score: str = "p_lens",
-    batch_size: int = 64,
+    batch_size: int = 128,
 ) -> Tensor:
     """Map (k, k), float32 on the CPU, of one preprocessed image (C, S, S); ``native`` are its bands before that.
 

@@ -48,7 +48,7 @@ class Recipe:
     scale: str = "band"
     jitter: int = 4
     flips: bool = True
-    tv: float = 2.0
+    tv: float = 200.0
     distance: float = 0.0
     weight_decay: float = 0.0
     fourier: bool = False
