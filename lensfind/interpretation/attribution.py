@@ -99,7 +99,7 @@ def grad_cam(
 
     Args:
         finder, stamps, score, target, batch_size: As for :func:`gradient`.
-        layer: By name (``layer.20`` is the paper's for OU-200); None: the deepest ReLU with 20 x 20 cells or more.
+        layer: By name (``layer.20`` is the paper's for OU-200); None: the deepest ReLU with 30 x 30 cells or more.
 
     Returns:
         float32 (N, 1, S, S), upsampled bilinearly to the network's grid; never negative.

@@ -134,9 +134,10 @@ class Session:
         return found
 
     def warning(self, method: str, settings: Mapping[str, Any]) -> str:
-        """Whether a guided method fails the randomisation test on these very objects (at most four of them)."""
+        """Whether a guided method fails the randomisation test, on eight objects: the chosen ones and others."""
         if method not in self.verdicts and method in GUIDED:
-            images = self.finder.preprocess({band: stamps[:4] for band, stamps in self.stamps.items()})
+            rows = np.concatenate([self.rows, np.setdiff1d(self.some, self.rows)])[:8]
+            images = self.finder.preprocess(self.data.store.read(rows, self.finder.bands))
             self.verdicts[method] = randomisation(self.finder, images, method, relevance(method, settings))
         verdict = self.verdicts.get(method)
         return FAILS if verdict is not None and verdict.fails_randomisation else ""
