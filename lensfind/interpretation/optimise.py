@@ -128,7 +128,7 @@ def optimise(
         progress: Text of a progress bar; empty for none.
 
     Raises:
-        LensfindError: The objective became NaN or infinite.
+        LensfindError: The objective became NaN or infinite, or nothing in the start changes it.
     """
     draws = [np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(k,))) for k in range(len(start))]
     start = start.detach().float()
@@ -154,7 +154,15 @@ def optimise(
         cost = -value.sum() + recipe.tv * _variation(images).sum()
         if recipe.distance:
             cost = cost + recipe.distance * ((images - start) ** 2).mean((1, 2, 3)).sum()
-        (slope,) = torch.autograd.grad(cost, free)
+        (slope,) = torch.autograd.grad(value.sum() if step == 0 else cost, free, retain_graph=step == 0)
+        if step == 0:
+            if not bool(slope.any()):
+                raise LensfindError(
+                    "a start from which the score can climb",
+                    "gradients of exactly zero (no ReLU behind it answers)",
+                    "Try another seed, or start=FILE.npy; the paper's noise is smooth.",
+                )
+            (slope,) = torch.autograd.grad(cost, free)
         if recipe.optimiser == "gradient":
             with torch.no_grad():
                 free.copy_(
