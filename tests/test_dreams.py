@@ -41,7 +41,9 @@ def test_paper_recipe_reproduces_the_golden_reference(reference):
     assert np.abs(1 - p_lens - [float(row["p_nonlens"]) for row in golden]).max() < 1e-6
 
 
-@pytest.mark.parametrize("settings", [{"tv": 0.0, "jitter": 0, "flips": False}, {"tv": 1.0, "fourier": True}, {"recipe": "paper"}])
+@pytest.mark.parametrize(
+    "settings", [{"tv": 0.0, "jitter": 0, "flips": False}, {"tv": 1.0, "fourier": True}, {"recipe": "paper"}]
+)
 def test_ascent_climbs_and_stays_an_image(finder, settings):
     made = class_image(finder, target="lens", n=2, steps=12, every=5, **settings)
     assert made.images.shape == (2, 2, 66, 66)
