@@ -26,6 +26,7 @@ QUICK = (
     "method.faithfulness.methods=[gradient,guided_backprop]",
     "method.faithfulness.perturbations=1",
     "method.faithfulness.steps=4",
+    "method.faithfulness.settings={gradient:{score:logit}}",
 )
 
 
@@ -181,7 +182,7 @@ def test_refusals(checkpoint, twins, tmp_path, overrides, message):
 
 def test_data_without_truth_are_refused_for_localisation_and_judged_without(checkpoint, tmp_path):
     plain = write(tmp_path / "store", planes=False)
-    method = ["method=faithfulness", "ids=[51]", "method.faithfulness.n=1", *QUICK[-3:]]
+    method = ["method=faithfulness", "ids=[51]", "method.faithfulness.n=1", *QUICK[-4:]]
     with pytest.raises(LensfindError, match="truth plane MASK"):
         interpret(checkpoint, plain, tmp_path / "out", *method)
     folder = interpret(checkpoint, plain, tmp_path / "out", *method, "method.faithfulness.localisation=false")
