@@ -140,7 +140,15 @@ class Session:
             images = self.finder.preprocess(self.data.store.read(rows, self.finder.bands))
             self.verdicts[method] = randomisation(self.finder, images, method, relevance(method, settings))
         verdict = self.verdicts.get(method)
-        return FAILS if verdict is not None and verdict.fails_randomisation else ""
+        if verdict is not None and verdict.fails_randomisation:
+            return FAILS
+        if method == "guided_grad_cam" and self.warning("guided_backprop", _without_layer(settings)):
+            return "Its sharp factor, guided backprop, fails the parameter-randomisation test (Adebayo+18)."
+        return ""
+
+
+def _without_layer(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key != "layer"}
 
 
 def _keywords(method: partial[Any]) -> dict[str, Any]:
