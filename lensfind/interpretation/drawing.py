@@ -202,6 +202,8 @@ def judgement(verdicts: Sequence[Verdict]) -> Figure:
     _bars(axes[4], names, colours, [v.causal for v in verdicts], "")
     axes[4].set_title("(d) Spearman: score lost without the source\nand relevance on the arc", fontsize=8)
     _bars(axes[5], names, colours, [_means(v.sensitivity) for v in verdicts], "")
+    # A map that is nearly empty changes by a thousand times its norm.
+    axes[5].set_yscale("log")
     axes[5].set_title("(e) maximal sensitivity to noise (low is good)", fontsize=8)
     for ax in axes:
         ax.tick_params(labelsize=6)
