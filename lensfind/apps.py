@@ -32,6 +32,7 @@ from lensfind.evaluation import comparison, predict, print_table, write_evaluati
 from lensfind.files import whole_file
 from lensfind.finder import METRICS, LensFinder
 from lensfind.interpretation import occlusion
+from lensfind.interpretation.run import run_methods
 from lensfind.runs import Run, open_run, read_metrics
 from lensfind.simulation import simulate as simulate_store
 from lensfind.simulation.export import export_challenge
@@ -371,7 +372,7 @@ def _plain_data(trained: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def interpret(cfg: DictConfig) -> Path:
-    """Look inside a finder: arrays (``.npz``) and a figure per object.
+    """Look inside a finder: arrays, figures, GIFs and tables of the chosen methods, and one gallery of them all.
 
     Args:
         cfg: ``conf/interpret.yaml``, composed by Hydra.
@@ -380,29 +381,7 @@ def interpret(cfg: DictConfig) -> Path:
         The folder of the results.
     """
     finder = load(cfg.checkpoint).to(_device(cfg.device))
-    data = _data(cfg, finder)
-    ids = np.asarray(data.catalogue["id"])
-    if cfg.ids is None:
-        rows, label, p_lens = predict(finder, data.loader(data.rows("test")))
-        rows = rows[_most_confident(label, p_lens, cfg.n)]
-    else:
-        unknown = [i for i in cfg.ids if i not in set(ids.tolist())]
-        if unknown or not len(cfg.ids):
-            raise LensfindError(
-                f"ids of objects in {data.store.root}",
-                f"ids={list(cfg.ids)} ({len(unknown)} unknown)",
-                f"Try ids=[{ids[0]}].",
-            )
-        rows = np.array([int(np.flatnonzero(ids == i)[0]) for i in cfg.ids])
-    stamps = data.store.read(rows, finder.bands)
-    p_lens = finder.predict_proba(stamps).numpy()
-    maps = instantiate(cfg.method, finder, stamps, batch_size=cfg.batch_size, progress=True)
-    folder = Path(cfg.output_dir)
-    with whole_file(folder / "occlusion.npz", maps.nbytes) as file:
-        np.savez(file, id=ids[rows], label=data.labels[rows], p_lens=p_lens, map=maps)
-    _occlusion_figures(data, rows, maps, p_lens, folder)
-    console.print(f"Results: {folder}")
-    return folder
+    return run_methods(cfg, finder, _data(cfg, finder))
 
 
 def simulate(cfg: DictConfig) -> Path:

@@ -154,7 +154,10 @@ def _claim(root: Path, config: Mapping[str, Any]) -> None:
     """Write the config of an unfinished store into ``root``, or check that it is the one already there."""
     path = root / CONFIG
     if path.is_file():
-        there = yaml.safe_load(path.read_text())
+        try:
+            there = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError):
+            there = None
         if there != config:
             differ = [key for key in config if not isinstance(there, dict) or there.get(key) != config[key]]
             raise LensfindError(
