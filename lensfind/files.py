@@ -72,7 +72,7 @@ def clear_aside(aside: Path) -> None:
 def locked(root: Path) -> Iterator[None]:
     """Only one process at a time, on one machine, makes what stands at ``root``; the others wait here."""
     root.parent.mkdir(parents=True, exist_ok=True)
-    with open(root.parent / f".{root.name}.lock", "w") as lock:
+    with open(root.parent / f".{root.name}.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -18,7 +18,7 @@ COMMANDS = sorted(
     {
         line.split("#")[0].strip()
         for document in DOCUMENTS
-        for line in document.read_text().splitlines()
+        for line in document.read_text().replace("\\\n", " ").splitlines()
         if re.match(r"\s*(WANDB_MODE=offline )?python (train|evaluate|simulate|interpret)\.py", line)
     }
 )

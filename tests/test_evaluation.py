@@ -125,8 +125,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     rows = {"ids": [1, 2], "label": [0, 1], "p_lens": [0.1, 0.6], "split": ["test"] * 2, "provenance": {}}
     write_evaluation(tmp_path, **rows)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("No space left on device")))
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(LensfindError, match="no space left"):
         write_evaluation(tmp_path, **rows | {"p_lens": [0.2, 0.7]})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

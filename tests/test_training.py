@@ -274,7 +274,7 @@ def test_unknown_options_and_keys(overrides, message):
         (["model.dropout=2"], r"dropout in \[0, 1\)"),
         (["data.root=nowhere"], "nowhere"),
         (["data.batch_size=0"], "batch_size"),
-        (["data.split.train=0.99", "data.split.val=0.005", "data.split.test=0.005"], "split test"),
+        (["data.split.train=0.99", "data.split.val=0.005", "data.split.test=0.005"], "split (val|test)"),
         (["data.lens_rule=no_such_column > 1"], "no_such_column"),
     ],
 )

@@ -269,6 +269,8 @@ def test_jobs_of_a_sweep_are_runs_of_their_own(store, tmp_path, monkeypatch):
     assert second.config["data"]["bands"] == ["H"]
     assert first.config["n_parameters"] == 201_842
     assert "test/auroc" in {key for row in first.history for key in row}
-    failing = [*common, "monitor=val/nonsense", f"hydra.run.dir={tmp_path / 'failed'}"]
+    (tmp_path / "failed").mkdir()
+    (tmp_path / "failed" / "checkpoints").write_text("a file where the run wants a folder")
+    failing = [*common, f"hydra.run.dir={tmp_path / 'failed'}"]
     assert run_app("train.py", "experiment=ou_j", *failing, cwd=tmp_path).returncode != 0
     assert Written(tmp_path / "failed").exit_code == 1

@@ -178,11 +178,12 @@ class LensData(LightningDataModule):
         replicas, rank = self._place()
         # Interleaved over the ranks: rank r of R takes r, r + R, ..., so the ranks' k-th batches together are the k-th
         # batch of one process.
-        objects = self._objects(rows)
-        sampler: DistributedSampler[Batch] = DistributedSampler(
-            objects, replicas, rank, shuffle=True, seed=self.hparams["shuffle_seed"]
-        )
-        return self._loader(objects, self._local_batch(), sampler)
+        objects, size = self._objects(rows), self._local_batch()
+        # DDP waits for ever if one device has a batch more than another; only then is a row repeated.
+        unequal = len(rows) % replicas > 0 and (len(rows) // replicas) % size == 0
+        kind: type[DistributedSampler[Batch]] = DistributedSampler if unequal else UnrepeatedDistributedSampler
+        sampler = kind(objects, replicas, rank, shuffle=True, seed=self.hparams["shuffle_seed"])
+        return self._loader(objects, size, sampler)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Validation rows in catalogue order; no loader if there are none."""
