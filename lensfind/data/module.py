@@ -179,10 +179,12 @@ class LensData(LightningDataModule):
         # Interleaved over the ranks: rank r of R takes r, r + R, ..., so the ranks' k-th batches together are the k-th
         # batch of one process.
         objects, size = self._objects(rows), self._local_batch()
-        # DDP waits for ever if one device has a batch more than another; only then is a row repeated.
-        unequal = len(rows) % replicas > 0 and (len(rows) // replicas) % size == 0
-        kind: type[DistributedSampler[Batch]] = DistributedSampler if unequal else UnrepeatedDistributedSampler
-        sampler = kind(objects, replicas, rank, shuffle=True, seed=self.hparams["shuffle_seed"])
+        sampler: DistributedSampler[Batch] = DistributedSampler(
+            objects, replicas, rank, shuffle=True, seed=self.hparams["shuffle_seed"]
+        )
+        # It repeats rows until all devices have as many; DDP needs that only if one would have a batch more.
+        if len(rows) % replicas and (len(rows) // replicas) % size:
+            sampler.total_size, sampler.num_samples = len(rows), len(range(rank, len(rows), replicas))
         return self._loader(objects, size, sampler)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
