@@ -150,7 +150,7 @@ def test_two_processes_are_one(store, tmp_path):
     assert two.returncode == 0, two.stderr
     for a, b in zip(history(tmp_path / "one"), history(tmp_path / "two"), strict=True):
         for name in NAMES:
-            # Adam makes more of rounding; in all but the loss it may swap two objects of all but equal P(lens), 1/266 each.
+            # Adam makes more of rounding; it may swap two objects of all but equal P(lens), which is 1/266 in AUROC.
             tolerance = {"rel": 1e-3} if name == "loss" else {"abs": 0.01}
             assert float(b[f"val/{name}"]) == pytest.approx(float(a[f"val/{name}"]), **tolerance), name
     tables = [(tmp_path / run_ / "predictions.csv").read_text().splitlines() for run_ in ("one", "two")]
