@@ -135,14 +135,10 @@ def test_a_folder_is_one_run(trained, store):
 @pytest.mark.slow
 def test_two_processes_are_one(store, tmp_path):
     """DDP on two CPU processes: without dropout the validation metrics of every epoch are those of one process."""
-    common = [
-        *SMALL,
-        f"data.root={store}",
-        "trainer.max_epochs=2",
-        "occlusion_maps=0",
-        "model.dropout=0",
-        "data.batch_size=20",
-    ]
+    # Adam turns the rounding of a gradient near zero into a whole step: small steps keep that below what is compared.
+    rate = 1e-5
+    common = [*SMALL, f"data.root={store}", "trainer.max_epochs=2", "occlusion_maps=0", "data.batch_size=20"]
+    common += ["model.dropout=0", f"model.learning_rate={rate}"]
     one = run_app("train.py", *common, f"hydra.run.dir={tmp_path / 'one'}", cwd=tmp_path)
     assert one.returncode == 0, one.stderr
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
@@ -150,9 +146,13 @@ def test_two_processes_are_one(store, tmp_path):
     assert two.returncode == 0, two.stderr
     for a, b in zip(history(tmp_path / "one"), history(tmp_path / "two"), strict=True):
         for name in NAMES:
-            # Adam makes more of rounding; it may swap two objects of all but equal P(lens), which is 1/266 in AUROC.
-            tolerance = {"rel": 1e-3} if name == "loss" else {"abs": 0.01}
-            assert float(b[f"val/{name}"]) == pytest.approx(float(a[f"val/{name}"]), **tolerance), name
+            assert float(b[f"val/{name}"]) == pytest.approx(float(a[f"val/{name}"]), abs=1e-4), name
+    # Ten steps of nearly the same direction: an unweighted mean over the devices would not give that.
+    last = [weights(tmp_path / run_ / "checkpoints" / "last.ckpt") for run_ in ("one", "two")]
+    apart = torch.cat(
+        [(last[0][key] - last[1][key]).abs().flatten() for key in last[0] if last[0][key].is_floating_point()]
+    )
+    assert float(apart.mean()) < 0.05 * 10 * rate
     tables = [(tmp_path / run_ / "predictions.csv").read_text().splitlines() for run_ in ("one", "two")]
     assert [line.split(",")[:2] for line in tables[0]] == [line.split(",")[:2] for line in tables[1]]
 
