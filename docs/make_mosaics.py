@@ -1,6 +1,6 @@
 """The pictures of docs/simulation.md: python docs/make_mosaics.py [FOLDER of the sets].
 
-64 objects of every scenario, seed 0; a mosaic of 32 composites each; single bands and distributions of training.
+64 objects of every scenario, seed 0; a mosaic of 32 composites each; single bands of training.
 """
 
 import subprocess
