@@ -63,7 +63,7 @@ def test_few_bands_are_grey():
 
 
 def test_centres_coincide_between_grids():
-    moved = figures._on_grid(star("H", 3, -2)[None], "H", "VIS")[0]
+    moved = figures.stamps._on_grid(star("H", 3, -2)[None], "H", "VIS")[0]
     row, column = np.unravel_index(moved.argmax(), moved.shape)
     assert abs((column - 99.5) / 10 - 3) < 0.16
     assert abs((row - 99.5) / 10 + 2) < 0.16

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
-from lensfind.figures import BLUE, ORANGE, RED
+from lensfind.figures.style import BLUE, ORANGE, RED
 from lensfind.interpretation.faithfulness import Verdict
 from lensfind.interpretation.kernels import KernelStatistics
 

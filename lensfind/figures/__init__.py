@@ -1,0 +1,20 @@
+"""Every figure. Functions of arrays that return a matplotlib ``Figure``; none shows or saves anything.
+
+``Figure`` without pyplot: no window, no global list of figures, safe in threads.
+"""
+
+from lensfind.figures.catalogue import distributions
+from lensfind.figures.curves import confusion_matrix, learning_curves, precision_recall_curve, roc_curve
+from lensfind.figures.stamps import composite, mosaic, occlusion, planes
+
+__all__ = [
+    "composite",
+    "confusion_matrix",
+    "distributions",
+    "learning_curves",
+    "mosaic",
+    "occlusion",
+    "planes",
+    "precision_recall_curve",
+    "roc_curve",
+]
