@@ -4,17 +4,29 @@
 """
 
 from lensfind.figures.catalogue import distributions
+from lensfind.figures.completeness import (
+    agreement_matrix,
+    completeness,
+    completeness_map,
+    false_positive_rates,
+    rare_recall,
+)
 from lensfind.figures.curves import confusion_matrix, learning_curves, precision_recall_curve, roc_curve
 from lensfind.figures.stamps import composite, mosaic, occlusion, planes
 
 __all__ = [
+    "agreement_matrix",
+    "completeness",
+    "completeness_map",
     "composite",
     "confusion_matrix",
     "distributions",
+    "false_positive_rates",
     "learning_curves",
     "mosaic",
     "occlusion",
     "planes",
     "precision_recall_curve",
+    "rare_recall",
     "roc_curve",
 ]
