@@ -96,6 +96,7 @@ def appoint(
     *,
     threshold: Any = None,
     calibration: str | None = None,
+    prevalence: float = 5e-4,
     data: str = "",
 ) -> list[Judge]:
     """One judge per voice of :func:`voices`.
@@ -107,6 +108,7 @@ def appoint(
             f1 where there are validation rows with both classes, else 0.5.
         calibration: ``"temperature"`` or ``"isotonic"`` fits one and writes it beside each checkpoint; ``"stored"``
             reads it there; None has none. Ensembles, which have no checkpoint, get none.
+        prevalence: Of the survey, at which a purity is asked for.
         data: Names the validation rows in the stored calibration.
 
     Raises:
@@ -120,7 +122,7 @@ def appoint(
     spoken = voices(networks, np.zeros((len(networks), 0)) if validation is None else validation.log_odds)
     for k, (name, log_odds) in enumerate(spoken):
         network = networks[k] if k < len(networks) else None
-        chosen, source = _threshold(threshold, validation, log_odds)
+        chosen, source = _threshold(threshold, validation, log_odds, prevalence)
         fitted, place = None, None
         if network is not None and calibration == "stored":
             fitted, place = read(network.path, network.sha256), str(network.path.name)
@@ -143,7 +145,9 @@ def _needed(validation: Predictions | None, asked: str, instead: str) -> None:
         )
 
 
-def _threshold(asked: Any, validation: Predictions | None, log_odds: NDArray[np.float64]) -> tuple[float, str]:
+def _threshold(
+    asked: Any, validation: Predictions | None, log_odds: NDArray[np.float64], prevalence: float
+) -> tuple[float, str]:
     """The threshold of one voice, and where it comes from."""
     if isinstance(asked, int | float) and not isinstance(asked, bool):
         return float(asked), "given"
@@ -156,5 +160,9 @@ def _threshold(asked: Any, validation: Predictions | None, log_odds: NDArray[np.
     _needed(validation, f"threshold={asked}", "threshold=0.5")
     assert validation is not None
     goal = "f1" if asked is None else asked
+    if isinstance(goal, Mapping) and "purity" in goal:
+        goal = {"prevalence": prevalence} | dict(goal)
     named = "highest F1" if goal == "f1" else ", ".join(f"{key} {value:g}" for key, value in goal.items())
-    return choose_threshold(validation.label, expit(log_odds), goal), f"{named} on {len(validation.label)} validation rows"
+    return choose_threshold(
+        validation.label, expit(log_odds), goal
+    ), f"{named} on {len(validation.label)} validation rows"

@@ -10,19 +10,18 @@ import numpy as np
 from astropy.table import Table, vstack
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from scipy.special import expit
 
 from lensfind.bands import BANDS
 from lensfind.dashboard import finish, send_evaluation, wandb_logger
 from lensfind.data import LensData
 from lensfind.errors import LensfindError
 from lensfind.evaluation.agreement import agreement
+from lensfind.evaluation.folder import versions, write_folder
 from lensfind.evaluation.judges import Judge, Scored, appoint, voices
 from lensfind.evaluation.mistakes import false_positives
 from lensfind.evaluation.predict import Predictions, predict
 from lensfind.evaluation.predictions import FORMATS
 from lensfind.evaluation.rare import matched, recall_row
-from lensfind.evaluation.report import versions, write_folder
 from lensfind.evaluation.scores import checked_survey, reliability, scores
 from lensfind.evaluation.selection import Selection, selection_function
 from lensfind.evaluation.sensitivity import choose_ids, sensitivity
@@ -49,7 +48,16 @@ def run_evaluation(cfg: DictConfig, networks: Sequence[Network], open_data: Call
     """
     asked: dict[str, Any] = {
         key: OmegaConf.to_container(cfg[key], resolve=True) if OmegaConf.is_config(cfg[key]) else cfg[key]
-        for key in ("rows", "threshold", "calibration", "survey", "bootstrap", "selection", "sensitivity", "predictions")
+        for key in (
+            "rows",
+            "threshold",
+            "calibration",
+            "survey",
+            "bootstrap",
+            "selection",
+            "sensitivity",
+            "predictions",
+        )
     }
     _check(asked)
     logger = wandb_logger(cfg)
@@ -73,9 +81,7 @@ def _check(asked: Mapping[str, Any]) -> None:
     survey, bootstrap, form = asked["survey"], asked["bootstrap"], str(asked["predictions"])
     checked_survey(survey["prevalence"], survey["n_objects"], survey["top"], bootstrap["resamples"], bootstrap["seed"])
     if f".{form}" not in FORMATS:
-        raise LensfindError(
-            f"predictions out of {', '.join(one[1:] for one in FORMATS)}", form, "Set predictions=csv."
-        )
+        raise LensfindError(f"predictions out of {', '.join(one[1:] for one in FORMATS)}", form, "Set predictions=csv.")
 
 
 def _answers(
@@ -91,7 +97,8 @@ def _answers(
     apart = data.rows("val") if asked["rows"] in ("train", "test") else rows[:0]
     validation = predict(finders, data.loader(apart), what="validation rows") if len(apart) else None
     root = str(data.store.root)
-    judges = appoint(networks, validation, threshold=asked["threshold"], calibration=asked["calibration"], data=root)
+    settings = {"threshold": asked["threshold"], "calibration": asked["calibration"]}
+    judges = appoint(networks, validation, prevalence=asked["survey"]["prevalence"], data=root, **settings)
     found = predict(finders, data.loader(rows))
     every = _scored(judges, networks, found, data.catalogue[found.row])
     selections = {
@@ -122,9 +129,7 @@ def _answers(
     return content, every, selections
 
 
-def _scored(
-    judges: Sequence[Judge], networks: Sequence[Network], found: Predictions, catalogue: Table
-) -> list[Scored]:
+def _scored(judges: Sequence[Judge], networks: Sequence[Network], found: Predictions, catalogue: Table) -> list[Scored]:
     heard = voices(networks, found.log_odds)
     return [
         Scored(judge, odds, found.label, found.row, catalogue) for judge, (_, odds) in zip(judges, heard, strict=True)
@@ -187,8 +192,7 @@ def _completeness(selection: Selection | None) -> dict[str, Any]:
         "selection": {"properties": list(tables), "missing": selection.missing},
         "completeness": {
             name: [
-                {key: None if np.ma.is_masked(row[key]) else row[key].item() for key in table.colnames}
-                for row in table
+                {key: None if np.ma.is_masked(row[key]) else row[key].item() for key in table.colnames} for row in table
             ]
             for name, table in tables.items()
         },
@@ -197,7 +201,9 @@ def _completeness(selection: Selection | None) -> dict[str, Any]:
 
 def _properties(selections: Mapping[str, Selection]) -> dict[str, Any]:
     """Label and unit of every property that completeness was counted against."""
-    tables = {name: table for one in selections.values() for name, table in one.tables.items() if name in one.properties}
+    tables = {
+        name: table for one in selections.values() for name, table in one.tables.items() if name in one.properties
+    }
     return {
         name: {"label": table.meta["label"][0], "unit": str(table["low"].unit or "") or None}
         for name, table in tables.items()
@@ -244,7 +250,9 @@ def _rare(
         lenses = np.flatnonzero(data.labels == 1)
         if not len(lenses):
             raise LensfindError(
-                f"lenses in the set {name}", f"none in {data.root}", f"Name another set, or leave it out: rare.{name}.n=0."
+                f"lenses in the set {name}",
+                f"none in {data.root}",
+                f"Name another set, or leave it out: rare.{name}.n=0.",
             )
         found = predict([network.finder for network in networks], data.loader(lenses), what=name)
         sets[name] = _scored(judges, networks, found, data.catalogue[found.row])
