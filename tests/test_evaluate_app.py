@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from astropy.table import Table
 from lensfind import LensFinder, LensfindError, apps
 from lensfind.data import Store, finish, write_shard
 from lensfind.evaluation import scores
-from tests.conftest import compose, noise_stamps, run_app
+from tests.conftest import ROOT, compose, noise_stamps, run_app
 from tests.test_wandb import Written
 
 QUICK = ("bootstrap.resamples=50",)
@@ -168,6 +169,16 @@ def test_every_file_that_is_named_is_there(everything):
     assert "http" not in page.replace("http-equiv", "")
     for network in content["networks"]:
         assert network["name"] in page
+
+
+def test_the_code_of_the_docs_reads_the_selection_function(trained, tmp_path, monkeypatch):
+    evaluate(tmp_path, f"checkpoint={trained}")
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "evaluation.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code, names)
+    assert {"low", "high", "completeness"} <= set(names["table"].colnames)
+    assert {"low_2", "high_2", "n"} <= set(names["pairs"].colnames)
 
 
 def one_class(root: Path, label: int) -> Path:
