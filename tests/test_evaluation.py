@@ -156,11 +156,23 @@ def test_predict_streams_what_predict_proba_gives():
         }
         for r in rows
     ]
-    row, label, p_lens = predict(finder, loader, progress=False)
-    assert row.tolist() == [4, 2, 0, 1, 3, 5, 6]
-    assert label.tolist() == [0, 0, 0, 1, 1, 1, 0]
-    assert p_lens.dtype == np.float64
-    np.testing.assert_allclose(p_lens, finder.predict_proba(stamps).numpy()[row], atol=1e-6)
+    others = LensFinder("ou66", ("H",))
+    found = predict([finder, others], loader, progress=False)
+    assert found.row.tolist() == [4, 2, 0, 1, 3, 5, 6]
+    assert found.label.tolist() == [0, 0, 0, 1, 1, 1, 0]
+    assert found.log_odds.dtype == np.float64
+    for k, one in enumerate((finder, others)):
+        np.testing.assert_allclose(found.p_lens[k], one.predict_proba(stamps).numpy()[found.row], atol=1e-6)
     assert finder.training
     with pytest.raises(LensfindError, match="objects to score"):
-        predict(finder, [], progress=False)
+        predict([finder], [], progress=False)
+
+
+def test_scores_that_are_not_finite_are_refused():
+    finder = LensFinder("ou66", ("H",))
+    with torch.no_grad():
+        finder.net.fc_layer[-1].weight.fill_(torch.inf)
+    stamps = {band: torch.from_numpy(cube) for band, cube in noise_stamps(3, bands=("H",)).items()}
+    loader = [{"stamps": stamps, "label": torch.tensor([0, 1, 0]), "row": torch.tensor([5, 6, 7])}]
+    with pytest.raises(LensfindError, match="3 that are NaN or infinite, the first by ou66-h for row 5"):
+        predict([finder], loader, progress=False)

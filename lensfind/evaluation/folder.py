@@ -32,6 +32,8 @@ __all__ = ["versions", "write_folder"]
 console = Console(soft_wrap=True)
 MISTAKES = 16
 """Of each sort in a mosaic."""
+BANDS_OF = 200
+"""Resamples, at most, behind the band of a curve, which nobody reads to the last digit."""
 
 
 def versions() -> dict[str, str]:
@@ -122,7 +124,8 @@ def _pictures(
 
     networks = {network["name"]: network for network in content["networks"]}
     curves = {one.judge.name: (one.label, one.p_lens) for one in every}
-    survey, draws = content["survey"], {key: content["bootstrap"][key] for key in ("resamples", "seed")}
+    survey, bootstrap = content["survey"], content["bootstrap"]
+    draws = {"resamples": min(bootstrap["resamples"], BANDS_OF), "seed": bootstrap["seed"]}
     label = every[0].label
     if 0 < label.sum() < len(label):
         share = {"prevalence": survey["prevalence"]}

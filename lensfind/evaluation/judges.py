@@ -17,7 +17,7 @@ from lensfind.errors import LensfindError
 from lensfind.evaluation.agreement import ensembles
 from lensfind.evaluation.calibration import METHODS, Calibration, apply, fit, read, write
 from lensfind.evaluation.predict import Predictions
-from lensfind.evaluation.scores import choose_threshold
+from lensfind.evaluation.threshold import choose_threshold
 from lensfind.inputs import Network
 
 __all__ = ["Judge", "Scored", "appoint", "voices"]
