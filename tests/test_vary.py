@@ -13,7 +13,7 @@ from lensfind.data.store import Store
 from lensfind.errors import LensfindError
 from lensfind.simulation import simulate
 from lensfind.simulation.instrument import Survey
-from lensfind.simulation.vary import _WAVELENGTH, PROPERTIES, Variations, Varied
+from lensfind.simulation.vary import _WAVELENGTH, PROPERTIES, Variations, Varied, variations
 from tests.test_scenarios import settings
 
 Array = NDArray[np.float64]
@@ -65,7 +65,7 @@ def same(one: Varied, other: Varied, *keys: str) -> None:
 @pytest.mark.parametrize("name", list(N))
 def test_unchanged_objects_are_the_stores_bytes(folder: Callable[[str], Path], name: str) -> None:
     ids = [1, 0, *range(2, N[name])]  # in any order
-    varied = Variations(folder(name), ids)
+    varied = next(variations(folder(name), ids))
     there = Store(folder(name)).read(ids)
     for key, one in PROPERTIES.items():
         for band in BANDS:
@@ -73,7 +73,7 @@ def test_unchanged_objects_are_the_stores_bytes(folder: Callable[[str], Path], n
     # What goes the whole way of a change, and changes nothing, comes back to the same bytes, too.
     for way in (varied._expose(varied._planes), varied._expose(varied._planes, noise=1.0, hidden=1e-12)):
         assert np.mean(way.stamps["VIS"] != there["VIS"]) < 1e-3
-    alone = Variations(folder(name), [1], ["H"])
+    alone = next(variations(folder(name), [1], ["H"]))
     for key, value in (("theta_e", 1.3), ("psf_width", 1.5), ("noise", 2.0), ("occluded_arc", 0.5)):
         np.testing.assert_array_equal(alone.make(key, value).stamps["H"][0], varied.make(key, value).stamps["H"][0])
 
@@ -96,7 +96,7 @@ def test_einstein_radius(twins: Variations) -> None:
 @pytest.mark.parametrize("name", ["compound_arc", "double_ring"])
 def test_einstein_radius_of_two_planes(folder: Callable[[str], Path], name: str) -> None:
     """The lens equation of isothermal masses and shears is free of scale, so that whole configurations scale."""
-    varied = Variations(folder(name), [0, 1], ["VIS"])
+    varied = next(variations(folder(name), [0, 1], ["VIS"]))
     before, after = varied.unchanged, varied.make("theta_e", 1.25)
     for i in range(2):
         ratio = moments(after.arc["VIS"][i], 0.1)[0] / moments(before.arc["VIS"][i], 0.1)[0]
@@ -134,7 +134,7 @@ def test_psf_width(tmp_path: Path, survey: Survey) -> None:
         "scene.neighbours.stars=0",
     )  # fmt: skip
     simulate(tmp_path / "one", n=1, seed=0, **settings(*overrides))
-    varied = Variations(tmp_path / "one", [0])
+    varied = next(variations(tmp_path / "one", [0]))
     wide = varied.make("psf_width", 2.0)
     for name, band in BANDS.items():
         before, after = varied.unchanged.arc[name], wide.arc[name]
@@ -201,16 +201,16 @@ def test_bad_changes_and_stores(folder: Callable[[str], Path], twins: Variations
         with pytest.raises(LensfindError, match=message):
             twins.make(name, value)
     with pytest.raises(LensfindError, match="ids from 0 to 2"):
-        Variations(folder("twin"), [3])
+        next(variations(folder("twin"), [3]))
     other = tmp_path / "other"
     other.mkdir()
     for path in folder("twin").iterdir():
         text = path.read_bytes()
         (other / path.name).write_bytes(text.replace(b"seed: 5", b"seed: 6") if path.suffix == ".yaml" else text)
     with pytest.raises(LensfindError, match="another version of lensfind"):
-        Variations(other, [0])
+        next(variations(other, [0]))
     for path in other.iterdir():
         text = path.read_bytes()
         path.write_bytes(text.replace(b"app: simulate", b"app: challenge") if path.suffix == ".yaml" else text)
     with pytest.raises(LensfindError, match="a store made by simulate.py"):
-        Variations(other, [0])
+        next(variations(other, [0]))

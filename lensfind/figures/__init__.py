@@ -5,6 +5,7 @@
 
 from lensfind.figures.catalogue import distributions
 from lensfind.figures.curves import confusion_matrix, learning_curves, precision_recall_curve, roc_curve
+from lensfind.figures.sensitivity import sensitivity
 from lensfind.figures.stamps import composite, mosaic, occlusion, planes
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "planes",
     "precision_recall_curve",
     "roc_curve",
+    "sensitivity",
 ]

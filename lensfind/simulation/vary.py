@@ -5,7 +5,7 @@ and every pixel's noise stay. The noise keeps its deviates in units of sigma whe
 arc's own photons are drawn anew from their address where the arc is another.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensfind.bands import BANDS, check_bands
+from lensfind.data.store import Store
 from lensfind.errors import LensfindError
 from lensfind.simulation.components import ROLES, Batch
 from lensfind.simulation.engines import get_engine
 from lensfind.simulation.exposure import LIGHT, expose, sum_of
 from lensfind.simulation.instrument import Survey
-from lensfind.simulation.make import simulated_store
+from lensfind.simulation.make import Plan, simulated_store
 from lensfind.simulation.scenes import scenes
 
-__all__ = ["PROPERTIES", "Property", "Value", "Variations", "Varied", "check_value"]
+__all__ = ["PROPERTIES", "Property", "Value", "Variations", "Varied", "check_value", "variations"]
 
 Image = NDArray[np.float32]
 Planes = Mapping[str, Mapping[str, Image]]
@@ -100,28 +101,41 @@ def check_value(name: str, value: object) -> Value:
     return float(value)
 
 
-class Variations:
-    """Some objects of a simulated store, to be made again with changes; holds their noiseless light, 1.1 MB each.
+def variations(
+    root: str | Path, ids: Sequence[int], bands: Sequence[str] = tuple(BANDS), chunk: int = 16
+) -> Iterator["Variations"]:
+    """Objects of a simulated store, to be made again with changes, ``chunk`` at a time so that memory stays bounded.
 
     Args:
         root: A store of :func:`lensfind.simulation.simulate`.
-        ids: ``id`` of N objects, a few dozen at a time. Lenses of any kind; of other objects some changes change
-            nothing.
-        bands: To make; VIS is drawn in any case, since it decides which part of an arc is occluded.
+        ids: ``id`` of each object. Lenses of any kind; of other objects some changes change nothing.
+        bands: To make.
+        chunk: Objects in memory, 3 MB each.
 
     Raises:
         LensfindError: Not a simulated store, an id or band that it does not have, real galaxy images that are gone, or
             objects that do not come out as they lie in the store (another version of the simulator made them).
     """
+    wanted, names = [int(i) for i in ids], check_bands(bands)
+    store, plan = simulated_store(root, wanted)
+    for start in range(0, len(wanted), chunk):
+        yield Variations(store, plan, wanted[start : start + chunk], names)
 
-    def __init__(self, root: str | Path, ids: Sequence[int], bands: Sequence[str] = tuple(BANDS)) -> None:
-        self.ids, self.bands = [int(i) for i in ids], check_bands(bands)
-        store, plan = simulated_store(root, self.ids)
-        rows = [int(np.flatnonzero(store.catalogue["id"] == i)[0]) for i in self.ids]
-        attempts, z_lens = (np.asarray(store.catalogue[name])[rows].tolist() for name in ("attempt", "z_lens"))
+
+class Variations:
+    """N objects of :func:`variations`; holds their noiseless light.
+
+    ``catalogue``: their rows in the store; ``unchanged``: as they lie there.
+    """
+
+    def __init__(self, store: Store, plan: Plan, ids: Sequence[int], bands: tuple[str, ...]) -> None:
+        self.ids, self.bands = ids, bands
+        rows = [int(np.flatnonzero(store.catalogue["id"] == i)[0]) for i in ids]
+        self.catalogue = store.catalogue[rows]
+        attempts, z_lens = (np.asarray(self.catalogue[name]).tolist() for name in ("attempt", "z_lens"))
         self._seed, self._scenario, self._survey = plan.seed, plan.scenario, plan.survey
         self._engine = get_engine(**plan.engine)
-        self._scenes = scenes(plan.seed, self.ids, attempts, z_lens, plan.scenario, plan.images())
+        self._scenes = scenes(plan.seed, ids, attempts, z_lens, plan.scenario, plan.images())
         self._planes = self._draw(self._scenes.batch, self._survey, ROLES)
         self.unchanged = self._expose(self._planes)
         there = store.read(rows, self.bands)
@@ -130,7 +144,7 @@ class Variations:
             off = np.abs(self.unchanged.stamps[band] - there[band]) > 0.1 * self._survey.bands[band].sigma(BANDS[band])
             if np.mean(off) > 1e-3:
                 raise LensfindError(
-                    f"objects that come out of the simulator as they lie in {root}",
+                    f"objects that come out of the simulator as they lie in {store.root}",
                     f"others in {band}, since another version of lensfind made the store",
                     "Simulate the set again with simulate.py.",
                 )
