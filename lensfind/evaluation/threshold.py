@@ -60,7 +60,7 @@ def choose_threshold(label: ArrayLike, p_lens: ArrayLike, goal: str | Mapping[st
     if not head or (head == r.p.size and r.p[-1] == 0):
         raise LensfindError(
             f"a threshold with {goal} that finds a lens",
-            "none: " + ("every lens has P(lens) 0" if head else "a non-lens ranks above every lens"),
+            "none: a non-lens ranks above every lens, or every lens has P(lens) 0",
             "Choose another goal (threshold=f1) or train for longer.",
         )
     lower = r.p[head] if head < r.p.size else 0.0
@@ -71,7 +71,7 @@ def choose_threshold(label: ArrayLike, p_lens: ArrayLike, goal: str | Mapping[st
 def _at_fpr(r: Ranking, fpr: float) -> int:
     if r.n_others * fpr * (1 + 1e-12) < 1:
         raise LensfindError(
-            f"at least {np.ceil(1 / fpr):.0f} non-lenses to choose a threshold with a false positive rate of {fpr:g}",
+            f"at least {np.ceil((1 - 1e-9) / fpr):.0f} non-lenses to choose a threshold with a false positive rate of {fpr:g}",
             f"{r.n_others}",
             "Use more validation rows, or set threshold={fpr: " + f"{1 / r.n_others:.1g}" + "}.",
         )

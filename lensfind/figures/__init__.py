@@ -7,6 +7,7 @@ from lensfind.figures.catalogue import distributions
 from lensfind.figures.curves import confusion_matrix, learning_curves, precision_recall_curve, roc_curve
 from lensfind.figures.sensitivity import sensitivity
 from lensfind.figures.stamps import composite, mosaic, occlusion, planes
+from lensfind.figures.survey import purity_completeness, reliability_curve, survey_yield
 
 __all__ = [
     "composite",
@@ -17,6 +18,9 @@ __all__ = [
     "occlusion",
     "planes",
     "precision_recall_curve",
+    "purity_completeness",
+    "reliability_curve",
     "roc_curve",
     "sensitivity",
+    "survey_yield",
 ]
