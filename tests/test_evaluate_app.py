@@ -46,7 +46,7 @@ def everything(trained, untrained, tmp_path_factory) -> tuple[Path, dict]:
         "evaluate.py",
         f"checkpoint=[{trained},{untrained}]",
         "threshold={fpr: 0.2}",
-        "calibration=temperature",
+        "calibration=isotonic",
         "rare.n=24",
         "sensitivity.n=3",
         "sensitivity.properties={theta_e: [0.5, 1.0], noise: [1.0, 2.0]}",
@@ -91,24 +91,24 @@ def test_scores_are_those_of_the_predictions(everything):
 def test_threshold_and_calibration_come_from_validation(everything, trained, store):
     folder, content = everything
     first = content["networks"][0]
-    assert first["threshold_from"] == "fpr 0.2 on 32 validation rows"
+    assert first["threshold_from"] == "fpr 0.2 on 33 validation rows"
     stored = json.loads((trained / "checkpoints" / "best.calibration.json").read_text())
-    assert stored["method"] == "temperature"
+    assert stored["method"] == "isotonic"
     assert stored["checkpoint_sha256"] == first["sha256"]
     table = Table.read(folder / "predictions.fits")
     p = np.asarray(table["p_lens_ou66-jyh"])
-    warm = 1 / (1 + np.exp(-np.log(p / (1 - p)) / stored["temperature"]))
-    np.testing.assert_allclose(table["p_calibrated_ou66-jyh"], warm, atol=1e-9)
+    mended = np.interp(np.log(p / (1 - p)), stored["log_odds"], stored["p_lens"])
+    np.testing.assert_allclose(table["p_calibrated_ou66-jyh"], mended, atol=1e-9)
     # Bayes: the odds change by the ratio of the prior odds.
     prior = stored["prevalence"]
-    odds = warm / (1 - warm) * (5e-4 / (1 - 5e-4)) / (prior / (1 - prior))
+    odds = mended / (1 - mended) * (5e-4 / (1 - 5e-4)) / (prior / (1 - prior))
     np.testing.assert_allclose(table["p_survey_ou66-jyh"], odds / (1 + odds), rtol=1e-6)
 
 
 def test_stored_calibration_on_other_data(everything, trained, store, tmp_path):
     """Fitted once, used where there are no validation rows; and only by the network that it belongs to."""
     used = evaluate(tmp_path, f"checkpoint={trained}", "calibration=stored", "rows=all")
-    assert used["networks"][0]["calibration"]["method"] == "temperature"
+    assert used["networks"][0]["calibration"]["method"] == "isotonic"
     assert used["networks"][0]["threshold"] == 0.5
     assert "no validation rows" in used["networks"][0]["threshold_from"]
     beside = trained / "checkpoints" / "best.calibration.json"

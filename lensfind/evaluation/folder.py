@@ -124,18 +124,21 @@ def _pictures(
 
     networks = {network["name"]: network for network in content["networks"]}
     curves = {one.judge.name: (one.label, one.p_lens) for one in every}
-    survey, bootstrap = content["survey"], content["bootstrap"]
-    draws = {"resamples": min(bootstrap["resamples"], BANDS_OF), "seed": bootstrap["seed"]}
+    survey, seed = content["survey"], content["bootstrap"]["seed"]
+    few = min(content["bootstrap"]["resamples"], BANDS_OF)
     label = every[0].label
     if 0 < label.sum() < len(label):
-        share = {"prevalence": survey["prevalence"]}
+        pi, size = survey["prevalence"], survey["n_objects"]
         found = {
-            name: survey_curve(*pair, **share, survey=survey["n_objects"], **draws) for name, pair in curves.items()
+            name: survey_curve(*pair, prevalence=pi, survey=size, resamples=few, seed=seed)
+            for name, pair in curves.items()
         }
         add("scores", "survey.png", figures.survey_yield(found), "Lenses among the first candidates of the survey.")
-        pure = {name: purity_completeness(*pair, **share, **draws) for name, pair in curves.items()}
-        add("scores", "purity.png", figures.purity_completeness(pure), "Purity in the survey at each completeness.")
-    add("scores", "roc.png", figures.roc_curve(curves), "ROC curve.")
+        pure = {
+            name: purity_completeness(*pair, prevalence=pi, resamples=few, seed=seed) for name, pair in curves.items()
+        }
+        add("scores", "purity.png", figures.purity_completeness(pure, pi), "Purity in the survey at each completeness.")
+    add("scores", "roc.png", figures.roc_curve(curves, log=True), "ROC curve.")
     add("scores", "pr.png", figures.precision_recall_curve(curves), "Precision and recall on the test set's own mix.")
     if selections:
         tables = {name: selection.tables for name, selection in selections.items()}

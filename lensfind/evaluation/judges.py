@@ -129,7 +129,10 @@ def appoint(
         elif network is not None and calibration is not None:
             _needed(validation, f"calibration={calibration}", "calibration=stored")
             assert validation is not None
-            fitted = fit(validation.label, log_odds, calibration, checkpoint_sha256=network.sha256, data=data)
+            try:
+                fitted = fit(validation.label, log_odds, calibration, checkpoint_sha256=network.sha256, data=data)
+            except LensfindError as error:
+                raise LensfindError(f"{error.expected} for {name}", error.got, error.do) from error
             place = str(write(fitted, network.path))
         members = () if network is not None else tuple(one.name for one in networks)
         judges.append(Judge(name, network, members, chosen, source, fitted, place))
@@ -153,16 +156,16 @@ def _threshold(
         return float(asked), "given"
     if asked is None and (validation is None or not 0 < validation.label.sum() < len(validation.label)):
         return DEFAULT, "the usual 0.5: there are no validation rows of both classes to choose it on"
-    if asked is not None and asked != "f1" and not isinstance(asked, Mapping):
+    goal: str | Mapping[str, float] = "f1" if asked is None else asked
+    if goal != "f1" and not isinstance(goal, Mapping):
         raise LensfindError(
             "threshold as a number, f1, {fpr: x}, {purity: x}, or null", repr(asked), "Set threshold=0.5."
         )
     _needed(validation, f"threshold={asked}", "threshold=0.5")
     assert validation is not None
-    goal = "f1" if asked is None else asked
     if isinstance(goal, Mapping) and "purity" in goal:
         goal = {"prevalence": prevalence} | dict(goal)
-    named = "highest F1" if goal == "f1" else ", ".join(f"{key} {value:g}" for key, value in goal.items())
+    named = ", ".join(f"{k} {v:g}" for k, v in goal.items()) if isinstance(goal, Mapping) else "highest F1"
     return choose_threshold(
         validation.label, expit(log_odds), goal
     ), f"{named} on {len(validation.label)} validation rows"

@@ -258,12 +258,13 @@ def _rare(
         sets[name] = _scored(judges, networks, found, data.catalogue[found.row])
     for name, scored in sets.items():
         for k, one in enumerate(scored):
-            pair, why = None, "this is what the others are matched with"
+            pair: dict[str, Any] | None = None
+            why: str | None = "this is what the others are matched with"
             if name != "single_lens":
                 singles = [_single(group[k]) for group in ([sets["single_lens"]] if "single_lens" in sets else [])]
                 singles += [_single(every[k])] if "arc_snr" in every[k].catalogue.colnames else []
                 singles = [single for single in singles if len(single[0])]
-                pair, why = None, "there are no single lenses to match with: set rare.single_lens.n too"
+                why = "there are no single lenses to match with: set rare.single_lens.n too"
                 if singles:
                     pool = vstack([table[["ein_area", "arc_snr", "arc_snr_2"]] for table, _ in singles])
                     pair, why = matched(one.catalogue, one.found, pool, np.concatenate([hits for _, hits in singles]))
