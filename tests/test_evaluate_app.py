@@ -45,7 +45,7 @@ def everything(trained, untrained, tmp_path_factory) -> tuple[Path, dict]:
     done = run_app(
         "evaluate.py",
         f"checkpoint=[{trained},{untrained}]",
-        "threshold={fpr: 0.2}",
+        "threshold=f1",
         "calibration=isotonic",
         "rare.n=24",
         "sensitivity.n=3",
@@ -91,7 +91,7 @@ def test_scores_are_those_of_the_predictions(everything):
 def test_threshold_and_calibration_come_from_validation(everything, trained, store):
     folder, content = everything
     first = content["networks"][0]
-    assert first["threshold_from"] == "fpr 0.2 on 33 validation rows"
+    assert first["threshold_from"] == "highest F1 on 33 validation rows"
     stored = json.loads((trained / "checkpoints" / "best.calibration.json").read_text())
     assert stored["method"] == "isotonic"
     assert stored["checkpoint_sha256"] == first["sha256"]
@@ -245,9 +245,7 @@ def test_a_sweeps_folder_is_one_table(trained, tmp_path, capsys):
 
 def test_a_users_own_rare_set(trained, store, tmp_path):
     """Any folder of shards can stand for a rare configuration."""
-    content = evaluate(
-        tmp_path, f"checkpoint={trained}", "data@rare.double_ring=shards", f"rare.double_ring.root={store}"
-    )
+    content = evaluate(tmp_path, f"checkpoint={trained}", f"rare.double_ring.root={store}")
     (row,) = content["networks"][0]["rare"]
     assert row["scenario"] == "double_ring"
     assert row["n"] == int((Store(store).catalogue["label"] == 1).sum())
@@ -261,7 +259,7 @@ def test_wandb_gets_tables_and_figures(trained, tmp_path, monkeypatch):
     written = Written(tmp_path / "out")
     assert written.exit_code == 0
     assert written.summary["ou66-jyh/auroc"] == pytest.approx(content["networks"][0]["metrics"]["auroc"])
-    assert written.config["survey"]["value"]["prevalence"] == 5e-4
+    assert written.config["survey"]["prevalence"] == 5e-4
     table = json.loads(written.media("evaluation/scores").read_text())
     assert table["columns"] == ["network", "metric", "value", "low", "high", "note"]
     assert {row[1] for row in table["data"]} == set(content["networks"][0]["metrics"])

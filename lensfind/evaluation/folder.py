@@ -190,9 +190,11 @@ def _mistakes(one: Scored, data: LensData) -> Figure | None:
 
 
 def _say(folder: Path, content: Mapping[str, Any]) -> None:
-    names = ("auroc", "average_precision", "f1", "precision", "recall", "accuracy", "lenses_in_top")
+    names = {"auroc": "AUROC", "average_precision": "AP", "f1": "F1", "precision": "precision", "recall": "recall"}
+    names["lenses_in_top"] = f"lenses in top {content['survey']['top']:,}"
     rows = [
-        {"network": one["name"], "threshold": one["threshold"]} | {key: one["metrics"][key] for key in names}
+        {"network": one["name"], "threshold": one["threshold"]}
+        | {title: one["metrics"][key] for key, title in names.items()}
         for one in content["networks"]
     ]
     data = content["data"]

@@ -132,7 +132,8 @@ def appoint(
             try:
                 fitted = fit(validation.label, log_odds, calibration, checkpoint_sha256=network.sha256, data=data)
             except LensfindError as error:
-                raise LensfindError(f"{error.expected} for {name}", error.got, error.do) from error
+                expected, got, do = error.args
+                raise LensfindError(f"{expected} for {name}", got, do) from error
             place = str(write(fitted, network.path))
         members = () if network is not None else tuple(one.name for one in networks)
         judges.append(Judge(name, network, members, chosen, source, fitted, place))

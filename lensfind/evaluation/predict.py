@@ -20,7 +20,8 @@ __all__ = ["Predictions", "predict"]
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{task.finished_speed or task.speed or 0:.0f} objects/s")
+        rate = task.completed / task.elapsed if task.elapsed else 0  # a single batch has no speed of its own
+        return Text(f"{rate:.0f} objects/s")
 
 
 @dataclass(frozen=True)

@@ -240,11 +240,14 @@ def _rare(
     rows: dict[str, list[dict[str, Any]]] = {judge.name: [] for judge in judges}
     sets: dict[str, list[Scored]] = {}
     for name in RARE:
-        if cfg.rare[name].get("n") == 0:
-            continue
         settings: dict[str, Any] = OmegaConf.to_container(cfg.rare[name], resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+        if settings["n"] == 0 and settings["root"] is None:
+            continue
         bands = [band for band in BANDS if any(band in network.finder.bands for network in networks)]
-        data: LensData = instantiate(settings, bands=bands, split={"kind": "none"}, _convert_="all")
+        if settings["n"] == 0:
+            data = LensData(settings["root"], bands, split={"kind": "none"}, batch_size=settings["batch_size"])
+        else:
+            data = instantiate(settings, bands=bands, split={"kind": "none"}, _convert_="all")
         data.prepare_data()
         data.setup("test")
         lenses = np.flatnonzero(data.labels == 1)
