@@ -71,7 +71,7 @@ def choose_threshold(label: ArrayLike, p_lens: ArrayLike, goal: str | Mapping[st
 def _at_fpr(r: Ranking, fpr: float) -> int:
     if r.n_others * fpr * (1 + 1e-12) < 1:
         raise LensfindError(
-            f"at least {np.ceil((1 - 1e-9) / fpr):.0f} non-lenses to choose a threshold with a false positive rate of {fpr:g}",
+            f"at least {np.ceil((1 - 1e-9) / fpr):.0f} non-lenses for a threshold of false positive rate {fpr:g}",
             f"{r.n_others}",
             "Use more validation rows, or set threshold={fpr: " + f"{1 / r.n_others:.1g}" + "}.",
         )

@@ -39,7 +39,7 @@ def reliability_curve(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> Figu
         edges = [row["low"] for row in bins] + [bins[-1]["high"]] if bins else [0.0, 1.0]
         lower.stairs([row["n"] for row in bins] if bins else [np.nan], edges, color=colour, lw=1)
     upper.set(ylabel="share of lenses", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    lower.set(xlabel="P(lens)", ylabel="objects", yscale="log")
+    lower.set(xlabel="P(lens)", ylabel="objects", yscale="log" if any(rows.values()) else "linear")
     lower.yaxis.set_minor_formatter(NullFormatter())
     for ax in (upper, lower):
         ax.grid(alpha=0.3)
