@@ -65,11 +65,13 @@ def write_folder(
     """
     folder.mkdir(parents=True, exist_ok=True)
     content["command"] = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-    _predictions(folder / f"predictions.{suffix}", content, every, data)
+    files = [folder / f"predictions.{suffix}"]
+    _predictions(files[0], content, every, data)
     for one in every:
         if one.judge.name in selections:
+            files.append(folder / _named("completeness", one, every, "fits"))
             write_selection(
-                folder / _named("completeness", one, every, "fits"),
+                files[-1],
                 selections[one.judge.name],
                 network=one.judge.name,
                 threshold=one.judge.threshold,
@@ -77,7 +79,7 @@ def write_folder(
             )
     entries = _pictures(folder, content, every, selections, data)
     write_report(folder / "report.html", content, entries)
-    content["files"] = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
+    content["files"] = [path.name for path in (*files, *(entry.path for entry in entries), folder / "report.html")]
     write_file(folder / "metrics.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     _say(folder, content)
     return [entry.path for entry in entries]
