@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lensfind.evaluation.ranking import Ranking
 
-__all__ = ["interval", "ratio_interval", "resample", "weighted_interval", "wilson"]
+__all__ = ["LEVEL", "interval", "ratio_interval", "resample", "weighted_interval", "wilson"]
 
 LEVEL = 0.95
 _MOST_UNDEFINED = 0.05
