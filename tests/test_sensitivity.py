@@ -88,7 +88,7 @@ def test_nothing_is_scored_twice(root: Path) -> None:
     finder = Counting(("VIS",))
     asked = {"source_colour": [-1.0, 1.0], "noise": [0.5, 1.0], "missing_band": ["J", "VIS"]}
     rows = by_property(sensitivity({"one": finder}, root, [0], asked, progress=False)["one"])
-    assert finder.scored == 2  # unchanged, noise 0.5
+    assert finder.scored == 3  # unchanged, noise 0.5, without VIS
     assert rows["source_colour"]["log_odds_change"] == [0, 0, 0]
     assert rows["missing_band"]["values"] == ["none", "VIS"]  # nobody reads J
 

@@ -41,7 +41,7 @@ def survey() -> Survey:
 @pytest.fixture(scope="module")
 def twins(folder: Callable[[str], Path]) -> Variations:
     """Objects 0 and 2 are lenses, 1 the twin of 0."""
-    return Variations(folder("twin"), [0, 1, 2])
+    return next(variations(folder("twin"), [0, 1, 2]))
 
 
 def total(images: NDArray[np.float32]) -> Array:

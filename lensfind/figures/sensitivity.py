@@ -80,7 +80,7 @@ def _axis(ax: Axes, row: Mapping[str, Any]) -> None:
         shown = _thinned(values, reference, ax.get_xscale() == "log")
         ax.set_xticks(shown, [f"{value:g}" for value in shown])
         ax.axvline(reference, color="0.5", lw=1, ls=":")
-    unit = {None: "", "times": ", times"}.get(row["unit"], f" [{row['unit']}]")
+    unit = {None: "", "times": ", times", "share": ", share"}.get(row["unit"], f" [{row['unit']}]")
     ax.set_xlabel(f"{row['label']}{unit}", fontsize=9)
     ax.set_ylabel("P(lens)", fontsize=9)
     ax.set_ylim(-0.03, 1.03)
@@ -90,15 +90,10 @@ def _axis(ax: Axes, row: Mapping[str, Any]) -> None:
 
 
 def _thinned(values: Sequence[float], reference: float, log: bool) -> list[float]:
-    """The values whose labels have room: the reference, and from it outwards those a tenth of the axis apart."""
+    """The values whose labels have room: first the reference and the ends, then whatever is a tenth of the axis off."""
     place = np.log(values) if log else np.asarray(values, dtype=np.float64)
-    least = 0.11 * np.ptp(place)
-    middle = values.index(reference)
-    shown = [middle]
-    for step in (range(middle + 1, len(values)), range(middle - 1, -1, -1)):
-        last = middle
-        for i in step:
-            if abs(place[i] - place[last]) >= least:
-                shown.append(i)
-                last = i
-    return [values[i] for i in sorted(shown)]
+    shown: list[int] = []
+    for i in (values.index(reference), 0, len(values) - 1, *range(len(values))):
+        if all(abs(place[i] - place[other]) >= 0.11 * np.ptp(place) for other in shown if other != i):
+            shown.append(i)
+    return [values[i] for i in sorted(set(shown))]
