@@ -32,6 +32,8 @@ __all__ = ["versions", "write_folder"]
 console = Console(soft_wrap=True)
 MISTAKES = 16
 """Of each sort in a mosaic."""
+FIELD = 12.0
+"""Side in arcsec of what a mosaic shows: arcs lie within, and neighbours do not matter so much."""
 BANDS_OF = 200
 """Resamples, at most, behind the band of a curve, which nobody reads to the last digit."""
 
@@ -188,7 +190,7 @@ def _mistakes(one: Scored, data: LensData) -> Figure | None:
     kinds = one.catalogue["kind"] if "kind" in one.catalogue.colnames else np.where(one.lens, "lens", "non-lens")
     marks = ["no lens" if one.label[i] == 0 else "missed" for i in shown]
     titles = [f"{mark}: {kinds[i]}\n{one.p_lens[i]:.3g}" for mark, i in zip(marks, shown, strict=True)]
-    return figures.mosaic(data.store.read(one.row[shown], data.store.bands), titles)
+    return figures.mosaic(data.store.read(one.row[shown], data.store.bands), titles, field=FIELD)
 
 
 def _say(folder: Path, content: Mapping[str, Any]) -> None:
