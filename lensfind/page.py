@@ -24,7 +24,7 @@ a{color:var(--link)}nav{margin:.8rem 0}nav a{display:inline-block;margin:.1rem .
 small,.soft{color:var(--soft)}small{font-size:.82em}code{font-size:.88em}
 figure,.side{display:inline-block;vertical-align:top;margin:.6rem 1rem .6rem 0;max-width:calc(100% - 1rem)}
 @media(max-width:40rem){figure,.side{margin-right:0;max-width:100%}}
-img{max-width:100%;height:auto;border:1px solid var(--line);background:#fff}
+img{max-width:100%;height:auto;max-height:46rem;width:auto;border:1px solid var(--line);background:#fff}
 figcaption{font-size:.86rem;max-width:46rem;color:var(--soft)}
 .scroll{overflow-x:auto;margin:.7rem 0;max-width:100%}
 table{border-collapse:collapse;font-size:.84rem;line-height:1.35}

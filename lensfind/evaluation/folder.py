@@ -194,10 +194,10 @@ def _mistakes(one: Scored, data: LensData) -> Figure | None:
 
 
 def _say(folder: Path, content: Mapping[str, Any]) -> None:
-    names = {"auroc": "AUROC", "average_precision": "AP", "f1": "F1", "precision": "precision", "recall": "recall"}
-    names["lenses_in_top"] = f"lenses in top {content['survey']['top']:,}"
+    names = {"auroc": "AUROC", "average_precision": "AP", "f1": "F1", "precision": "prec.", "recall": "recall"}
+    names["lenses_in_top"] = f"in first {content['survey']['top']:,}"
     rows = [
-        {"network": one["name"], "threshold": one["threshold"]}
+        {"network": one["name"], "found >": one["threshold"]}
         | {title: one["metrics"][key] for key, title in names.items()}
         for one in content["networks"]
     ]

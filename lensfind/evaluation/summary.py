@@ -253,10 +253,10 @@ def _missed(content: Content, order: Sequence[Content]) -> Answer:
 
 def _rare(content: Content, order: Sequence[Content]) -> Answer:
     question, best = "Are rare configurations (compound arcs, double rings) missed more?", order[0]
-    if not best.get("rare"):
+    rare = [row for row in best.get("rare") or () if row["scenario"] != "single_lens"]
+    if not rare:
         do = "Run again with rare.n=400, which simulates 400 of each kind and scores them."
         return Answer(question, "Not measured.", [do])
-    rare = [row for row in best["rare"] if row["scenario"] != "single_lens"]
     verdicts = [f"{kinds_of_lenses(row['scenario'])}: {_rare_verdict(row)}" for row in rare]
     lead = f"{'With ' + best['name'] + ', ' if len(order) > 1 else ''}{'; '.join(verdicts)}."
     sentences = [f"Found at the threshold: {_recalls(best)}."]
