@@ -11,6 +11,7 @@ from lensfind.errors import LensfindError
 __all__ = ["Entry", "figure", "page", "paragraphs", "table"]
 
 _TYPES = {".png": "image/png", ".gif": "image/gif"}
+_WIDE = 900  # pixels; narrower pictures stand side by side
 _STYLE = """
 :root{--ink:#1d2329;--soft:#57606a;--line:#d0d7de;--wash:#f4f6f8;--paper:#fff;--link:#0a5ca8;--warn:#b34700}
 *{box-sizing:border-box}
@@ -23,8 +24,9 @@ p,ul,dl{max-width:46rem;margin:.4rem 0}ul{padding-left:1.2rem}li{margin:.15rem 0
 a{color:var(--link)}nav{margin:.8rem 0}nav a{display:inline-block;margin:.1rem .9rem .1rem 0}
 small,.soft{color:var(--soft)}small{font-size:.82em}code{font-size:.88em}
 figure,.side{display:inline-block;vertical-align:top;margin:.6rem 1rem .6rem 0;max-width:calc(100% - 1rem)}
+figure{max-width:33rem}figure.wide{max-width:100%}
 @media(max-width:40rem){figure,.side{margin-right:0;max-width:100%}}
-img{max-width:100%;height:auto;max-height:46rem;width:auto;border:1px solid var(--line);background:#fff}
+img{max-width:100%;height:auto;border:1px solid var(--line);background:#fff}
 figcaption{font-size:.86rem;max-width:46rem;color:var(--soft)}
 .scroll{overflow-x:auto;margin:.7rem 0;max-width:100%}
 table{border-collapse:collapse;font-size:.84rem;line-height:1.35}
@@ -89,10 +91,17 @@ def figure(entry: Entry) -> str:
     data = base64.b64encode(entry.path.read_bytes()).decode()
     warning = f'<span class="warning">{html.escape(entry.warning)}</span> ' if entry.warning else ""
     caption = html.escape(entry.caption)
+    wide = ' class="wide"' if _width(entry.path) > _WIDE else ""
     return (
-        f'<figure><img src="data:{kind};base64,{data}" alt="{caption}">'
+        f'<figure{wide}><img src="data:{kind};base64,{data}" alt="{caption}">'
         f"<figcaption>{warning}{caption}</figcaption></figure>"
     )
+
+
+def _width(path: Path) -> int:
+    """Pixels across of a PNG (bytes 16 to 19) or a GIF (bytes 6 and 7)."""
+    head = path.read_bytes()[:24]
+    return int.from_bytes(head[16:20], "big") if head[1:4] == b"PNG" else int.from_bytes(head[6:8], "little")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", left: Collection[int] = (0,)) -> str:

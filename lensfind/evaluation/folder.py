@@ -80,8 +80,8 @@ def write_folder(
                 checkpoint=None if one.judge.network is None else one.judge.network.sha256,
             )
     entries = _pictures(folder, content, every, selections, data)
-    write_report(folder / "report.html", content, entries)
     content["files"] = [path.name for path in (*files, *(entry.path for entry in entries), folder / "report.html")]
+    write_report(folder / "report.html", content, entries)
     write_file(folder / "metrics.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     _say(folder, content)
     return [entry.path for entry in entries]

@@ -363,7 +363,7 @@ def _provenance(content: Content, order: Sequence[Content]) -> str:
         "SHA-256 of the manifest": data.get("manifest_sha256"),
         "bootstrap": f"{boot['resamples']:,} resamples, seed {boot['seed']}",
         "versions": ", ".join(f"{key} {text}" for key, text in content["versions"].items()),
-        "files beside this page": ", ".join(str(name) for name in (content.get("files") or {}).values()),
+        "files beside this page": ", ".join(str(name) for name in content.get("files") or ()),
         "command": content.get("command"),
     }
     rows = [[key, str(text)] for key, text in facts.items() if text]
