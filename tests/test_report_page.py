@@ -200,7 +200,7 @@ def test_five_questions_are_answered_with_numbers_and_intervals():
     assert any("−8 points (95 %: −14 to −2)" in sentence for sentence in fourth.sentences)
     assert any("19 of 400 lenses" in sentence and "rare.n" in sentence for sentence in fourth.sentences)
     assert "not for the real sky" in fifth.lead
-    assert any("0.002 (95 %)" in sentence and "1,500 false candidates" in sentence for sentence in fifth.sentences)
+    assert any("0.0015 (95 %)" in sentence and "1,500 false candidates" in sentence for sentence in fifth.sentences)
     assert any("24 % purity on real" in sentence and "2512.05899" in sentence for sentence in fifth.sentences)
 
 

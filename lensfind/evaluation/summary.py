@@ -340,7 +340,7 @@ def _sure(content: Content, order: Sequence[Content]) -> Answer:
         unseen = 3 / others
         sentences.append(
             f"What {others:,} non-lenses can resolve: even without one false positive among them the rate may be up to"
-            f" {unseen:.1g} (95 %), which in a survey of {survey['n_objects']:,} objects is up to"
+            f" {unseen:.2g} (95 %), which in a survey of {survey['n_objects']:,} objects is up to"
             f" {unseen * survey['n_objects']:,.0f} false candidates. Scores that ask for rates below 1 in {others:,}"
             " are left undefined, with the reason."
         )
