@@ -24,7 +24,7 @@ p,ul,dl{max-width:46rem;margin:.4rem 0}ul{padding-left:1.2rem}li{margin:.15rem 0
 a{color:var(--link)}nav{margin:.8rem 0}nav a{display:inline-block;margin:.1rem .9rem .1rem 0}
 small,.soft{color:var(--soft)}small{font-size:.82em}code{font-size:.88em}
 figure,.side{display:inline-block;vertical-align:top;margin:.6rem 1rem .6rem 0;max-width:calc(100% - 1rem)}
-figure{max-width:33rem}figure.wide{max-width:100%}
+@media screen and (min-width:64rem){figure{max-width:calc(50% - 1.2rem)}figure.wide{max-width:100%}}
 @media(max-width:40rem){figure,.side{margin-right:0;max-width:100%}}
 img{max-width:100%;height:auto;border:1px solid var(--line);background:#fff}
 figcaption{font-size:.86rem;max-width:46rem;color:var(--soft)}
@@ -44,11 +44,11 @@ td small{display:block;white-space:nowrap}
 :root{--ink:#e2e6ea;--soft:#a3adb8;--line:#434c56;--wash:#22272e;--paper:#16191d;--link:#7ab8f5;--warn:#ff9d5c}}
 @media print{@page{size:A4;margin:14mm 12mm}
 body{font-size:10pt;max-width:none;padding:0}nav{display:none}a{color:inherit;text-decoration:none}
-h1,h2,h3,caption{break-after:avoid}figure,.answer,tr{break-inside:avoid}p,li{orphans:3;widows:3}
-figure{display:block;margin:3mm 0}img{max-height:225mm;width:auto}
-.scroll{overflow:visible}table{font-size:7.5pt;max-width:100%}td,th{padding:.6mm 1mm}.left{min-width:0}
+h1,h2,h3,caption{break-after:avoid}figure,tr,.answer p,li{break-inside:avoid}p,li{orphans:3;widows:3}
+figure{display:block;margin:3mm 0}img{max-height:125mm;width:auto}
+.scroll{overflow:visible}table{font-size:7.5pt;max-width:100%}td,th{padding:.6mm 1mm}.left{min-width:17mm}
 td small{white-space:normal}thead{display:table-header-group}
-.answer{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
+.answer{box-decoration-break:clone;-webkit-print-color-adjust:exact;print-color-adjust:exact}}
 """
 
 

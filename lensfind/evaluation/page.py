@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lensfind.evaluation.summary import answers, best_first, kinds_of_lenses, number, one_in, percent, simulated
+from lensfind.evaluation.summary import answers, best_first, kinds_of_lenses, number, one_in, percent, plain, simulated
 from lensfind.files import write_file
 from lensfind.page import Entry, figure, page, paragraphs, table
 
@@ -155,7 +155,7 @@ def _answers(content: Content, criterion: str) -> str:
             + (f"<ul>{lines}</ul>" if lines else "")
             + "</div>"
         )
-    return "".join(parts)
+    return "".join(parts).replace(" %", "\u00a0%")  # a number stays with its sign
 
 
 def _label(content: Content, name: str) -> str:
@@ -206,7 +206,7 @@ def _completeness(content: Content, order: Sequence[Content]) -> str:
         label, unit = about.get("label") or name, about.get("unit") or ""
         rows = [
             [
-                f"{row['low']:.4g} to {row['high']:.4g}",
+                f"{plain(row['low'])} to {plain(row['high'])}",
                 f"{row['n']:,}",
                 f"{row['n_found']:,}",
                 "–" if row["completeness"] is None else f"{percent(row['completeness'])}\n{_ends(row)}",

@@ -5,7 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Answer", "answers", "best_first", "kinds_of_lenses", "one_in", "percent", "simulated", "span", "value"]
+__all__ = [
+    "Answer",
+    "answers",
+    "best_first",
+    "kinds_of_lenses",
+    "one_in",
+    "percent",
+    "plain",
+    "simulated",
+    "span",
+    "value",
+]
 
 Content = Mapping[str, Any]
 _FEW = 20
@@ -36,6 +47,11 @@ def percent(share: float) -> str:
     edge = min(share, 1 - share)
     digits = 0 if edge >= 0.1 or edge <= 0 else 1 if edge >= 0.01 else 2 if edge >= 0.001 else 4
     return f"{100 * share:.{digits}f} %"
+
+
+def plain(x: float) -> str:
+    """An edge of a bin in three digits or more: ``0.5``, ``1,000``."""
+    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
 
 
 def span(content: Content, low: str, high: str) -> str:
@@ -103,7 +119,7 @@ def answers(content: Content) -> list[Answer]:
 
 def _name(content: Content, network: Content, start: bool = True) -> str:
     if len(content["networks"]) > 1:
-        return str(network["name"])
+        return f"The {network['name']}" if network.get("ensemble_of") else str(network["name"])
     return "The network" if start else "the network"
 
 
@@ -187,8 +203,8 @@ def _completeness(content: Content, order: Sequence[Content]) -> Answer:
     return Answer(question, lead, sentences, lines)
 
 
-def worst_bins(network: Content, properties: Content) -> list[tuple[str, float]]:
-    """What completeness hangs on: (sentence, drop) from the largest drop, where the intervals do not overlap."""
+def worst_bins(network: Content, properties: Content) -> list[tuple[str, str, float]]:
+    """What completeness hangs on: (property, sentence, drop), largest drop first, where intervals are disjoint."""
     found = []
     for name, rows in (network.get("completeness") or {}).items():
         bins = [row for row in rows if row["n"] >= _FEW and row["completeness"] is not None]
@@ -204,8 +220,8 @@ def worst_bins(network: Content, properties: Content) -> list[tuple[str, float]]
             f"{label[:1].upper()}{label[1:]}: {_share(worst)} of lenses with {_range(worst)}{unit} are found,"
             f" against {_share(best)} with {_range(best)}{unit}"
         )
-        found.append((sentence, best["completeness"] - worst["completeness"]))
-    return sorted(found, key=lambda pair: -pair[1])
+        found.append((label, sentence, best["completeness"] - worst["completeness"]))
+    return sorted(found, key=lambda triple: -triple[2])
 
 
 def _share(row: Content) -> str:
@@ -213,7 +229,7 @@ def _share(row: Content) -> str:
 
 
 def _range(row: Content) -> str:
-    return f"{row['low']:.3g} to {row['high']:.3g}"
+    return f"{plain(row['low'])} to {plain(row['high'])}"
 
 
 def _missed(content: Content, order: Sequence[Content]) -> Answer:
@@ -230,9 +246,9 @@ def _missed(content: Content, order: Sequence[Content]) -> Answer:
     properties = content.get("properties") or {}
     drops = worst_bins(best, properties)
     if drops:
-        lead += f", most of all by {drops[0][0].split(':')[0].lower()}."
+        lead += f", most of all by {drops[0][0]}."
         sentences = ["What matters most, from the largest difference between bins of at least 20 lenses:"]
-        lines = [sentence for sentence, _ in drops[:4]]
+        lines = [sentence for _, sentence, _ in drops[:4]]
     elif best.get("completeness"):
         lead += "."
         sentences = [
@@ -247,7 +263,8 @@ def _missed(content: Content, order: Sequence[Content]) -> Answer:
         ]
     for network in order[1:] if drops else ():
         most = worst_bins(network, properties)
-        lines.append(f"{network['name']}: {most[0][0] if most else 'no clear difference between bins'}")
+        ranked = [f"{label} ({100 * drop:.0f} points)" for label, _, drop in most[:3]]
+        lines.append(f"{network['name']}, largest drops: {', '.join(ranked) or 'none that is clear'}")
     return Answer(question, lead, sentences, lines)
 
 
@@ -272,7 +289,7 @@ def _rare(content: Content, order: Sequence[Content]) -> Answer:
         else:
             why = row.get("why_not_matched") or "no pairs were made"
             sentences.append(f"No fair comparison for {kind}: {why}. A larger rare.n finds more pairs.")
-    lines = [f"{n['name']}: {_recalls(n) or 'not measured'}" for n in order] if len(order) > 1 else []
+    lines = [f"{n['name']}: {_recalls(n, of=False) or 'not measured'}" for n in order] if len(order) > 1 else []
     return Answer(question, lead[:1].upper() + lead[1:], sentences, lines)
 
 
@@ -285,14 +302,15 @@ def _rare_verdict(row: Content) -> str:
     return "yes, missed more" if pairs["difference"] < 0 else "no, found more often"
 
 
-def _recalls(network: Content) -> str:
+def _recalls(network: Content, of: bool = True) -> str:
     parts = []
     for row in network.get("rare") or ():
         kind = kinds_of_lenses(row["scenario"])
         if row["recall"] is None:
             parts.append(f"{kind} not defined (there are none)")
         else:
-            interval = f"{percent(row['lower'])} to {percent(row['upper'])}, of {row['n']:,}"
+            total = f", of {row['n']:,}" if of else ""
+            interval = f"{percent(row['lower'])} to {percent(row['upper'])}{total}"
             parts.append(f"{kind} {percent(row['recall'])} ({interval})")
     return ", ".join(parts)
 
@@ -322,7 +340,7 @@ def _sure(content: Content, order: Sequence[Content]) -> Answer:
         unseen = 3 / others
         sentences.append(
             f"What {others:,} non-lenses can resolve: even without one false positive among them the rate may be up to"
-            f" {unseen:.1g} (95 %), which in a survey of {survey['n_objects']:,} objects is up to"
+            f" {unseen:.2g} (95 %), which in a survey of {survey['n_objects']:,} objects is up to"
             f" {unseen * survey['n_objects']:,.0f} false candidates. Scores that ask for rates below 1 in {others:,}"
             " are left undefined, with the reason."
         )
