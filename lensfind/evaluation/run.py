@@ -262,7 +262,7 @@ def _rare(
     for name, scored in sets.items():
         for k, one in enumerate(scored):
             pair: dict[str, Any] | None = None
-            why: str | None = "this is what the others are matched with"
+            why: str | None = "the set that the others are matched with"
             if name != "single_lens":
                 singles = [_single(group[k]) for group in ([sets["single_lens"]] if "single_lens" in sets else [])]
                 singles += [_single(every[k])] if "arc_snr" in every[k].catalogue.colnames else []
