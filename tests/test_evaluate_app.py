@@ -205,7 +205,10 @@ def test_one_class_gives_null_with_reasons(untrained, tmp_path, label):
     [
         (["survey.prevalence=0"], "prevalence between 0 and 1"),
         (["survey.prevalence=1.5"], "prevalence between 0 and 1"),
+        (["survey.prevalence=rare"], "prevalence between 0 and 1"),
+        (["survey.n_objects=inf"], "survey of at least one object"),
         (["survey.top=2000000"], "top between"),
+        (["survey.top=null"], "top between"),
         (["bootstrap.resamples=-1"], "resamples"),
         (["predictions=xls"], "predictions out of csv"),
         (["rows=some"], "rows to be"),

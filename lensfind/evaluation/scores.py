@@ -1,6 +1,7 @@
 """What a finder's P(lens) are worth: every metric with its interval, or the reason why the objects cannot tell it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -147,16 +148,25 @@ def checked(label: ArrayLike, p_lens: ArrayLike) -> tuple[NDArray[np.int64], NDA
 
 def checked_survey(prevalence: float, survey: int, top: int = 1, resamples: int = 0, seed: int = 0) -> None:
     """Refuse a survey or a bootstrap that cannot be; errors as told in :func:`scores`."""
-    if not 0 < prevalence < 1:  # false for NaN too
+    if not _number(prevalence) or not 0 < prevalence < 1:  # true for NaN too
         raise LensfindError("a prevalence between 0 and 1", repr(prevalence), "Set survey.prevalence=5e-4.")
-    if not survey >= 1:
+    if not _whole(survey, 1):
         raise LensfindError("a survey of at least one object", repr(survey), "Set survey.n_objects=1000000.")
-    if not 1 <= top <= survey:
+    if not _number(top) or not 1 <= top <= survey:
         raise LensfindError(f"a top between 1 and the survey's {survey} objects", repr(top), "Set survey.top=1000.")
-    if not resamples >= 0:
+    if not _whole(resamples, 0):
         raise LensfindError("a number of resamples, 0 or more", repr(resamples), "Set bootstrap.resamples=1000.")
-    if not seed >= 0:
+    if not _whole(seed, 0):
         raise LensfindError("a seed, 0 or more", repr(seed), "Set bootstrap.seed=0.")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def _whole(value: Any, least: int) -> bool:
+    """Whether this is a whole number (1e6 is one) of at least ``least``."""
+    return _number(value) and value >= least and float(value).is_integer()
 
 
 def reliability(label: ArrayLike, p_lens: ArrayLike, bins: int = BINS) -> list[dict[str, float | int]]:
