@@ -1,21 +1,29 @@
 """Seconds for bootstrap intervals: by one ranking of the objects, and the plain way, scikit-learn on drawn objects.
 
     python benchmarks/evaluate.py [objects] [resamples]
+    python benchmarks/evaluate.py million    # everything that evaluate.py does with a million scores: seconds, memory
 
 Both draw lenses and non-lenses with replacement from the same P(lens), in one process, in one run; what counts is the
 ratio. Time is the processor's, so that other work on the machine does not count. The plain way computes six of the
 nineteen metrics that the ranking gives, and is timed on a few resamples only.
 """
 
+import resource
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
+from astropy.table import Table
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn
 
-from lensfind.evaluation import scores
+from lensfind.evaluation import purity_completeness, scores, survey_curve
+from lensfind.evaluation.predictions import Predicted, write_predictions
 from lensfind.evaluation.ranking import METRICS
+from lensfind.evaluation.selection import selection_function
+from lensfind.simulation.columns import COLUMNS
 
 PLAIN = 5
 """Resamples of the plain way."""
@@ -61,5 +69,38 @@ def main(n: int, resamples: int) -> None:
     print(f"ratio:                   {each / fast:8.1f}")
 
 
-if __name__ == "__main__":
+def million(n: int = 1_000_000) -> None:
+    """Scores with intervals, curves, selection function and predictions of objects with a simulated catalogue's columns."""
+    rng = np.random.default_rng(1)
+    catalogue = Table({"id": np.arange(n), "kind": rng.choice(["lens", "ring"], n), "label": np.arange(n) % 2})
+    for name, (kind, unit, _) in COLUMNS.items():
+        if name not in catalogue.colnames:
+            catalogue[name] = rng.gamma(2.0, 10.0, n).astype(kind)
+            catalogue[name].unit = unit
+    label = np.asarray(catalogue["label"])
+    odds = rng.normal(size=n) + 3 * label - 1.5
+    p = 1 / (1 + np.exp(-odds))
+    print(f"{n} objects, {len(catalogue.colnames)} columns: {_peak():.0f} MB before anything is done")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, work in {
+            "scores, 1,000 resamples": lambda: scores(label, p, resamples=1000),
+            "survey curve, 200 resamples": lambda: survey_curve(label, p, resamples=200),
+            "purity curve, 200 resamples": lambda: purity_completeness(label, p, resamples=200),
+            "selection function": lambda: selection_function(catalogue[label == 1], p[label == 1] > 0.5),
+            "predictions.csv": lambda: write_predictions(
+                Path(folder) / "predictions.csv", catalogue, label, np.full(n, "test"), {"a": Predicted(p, 0.5, odds)}
+            ),
+        }.items():
+            start = time.perf_counter()
+            work()
+            print(f"{name:30} {time.perf_counter() - start:7.1f} s, peak {_peak():.0f} MB", flush=True)
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__" and sys.argv[1:] == ["million"]:
+    million()
+elif __name__ == "__main__":
     main(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000, int(sys.argv[2]) if len(sys.argv) > 2 else 1000)
