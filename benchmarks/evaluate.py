@@ -70,7 +70,7 @@ def main(n: int, resamples: int) -> None:
 
 
 def million(n: int = 1_000_000) -> None:
-    """Scores with intervals, curves, selection function and predictions of objects with a simulated catalogue's columns."""
+    """Scores with intervals, curves, selection function and predictions, with the columns of a simulated set."""
     rng = np.random.default_rng(1)
     catalogue = Table({"id": np.arange(n), "kind": rng.choice(["lens", "ring"], n), "label": np.arange(n) % 2})
     for name, (kind, unit, _) in COLUMNS.items():

@@ -23,6 +23,7 @@ from lensfind.evaluation.page import write_report
 from lensfind.evaluation.predictions import Predicted, write_predictions
 from lensfind.evaluation.report import print_table
 from lensfind.evaluation.selection import Selection, write_selection
+from lensfind.evaluation.summary import answers
 from lensfind.evaluation.survey import purity_completeness, survey_curve
 from lensfind.files import whole_file, write_file
 from lensfind.page import Entry
@@ -203,9 +204,7 @@ def _say(folder: Path, content: Mapping[str, Any]) -> None:
     ]
     data = content["data"]
     print_table(rows, title=f"{data['n_objects']} objects ({data['rows']} rows), {data['n_lenses']} lenses")
-    for one in content["networks"]:
-        for key in names:
-            if key in one["undefined"]:
-                console.print(f"{one['name']}: {key.replace('_', ' ')} undefined: {one['undefined'][key]}")
+    for number, answer in enumerate(answers(content), 1):
+        console.print(f"{number}. {answer.question} {answer.lead}", markup=False)
     console.print(f"Results: {folder} (metrics.json with intervals, {', '.join(content['files'])})")
     console.print(f"Report: {folder / 'report.html'}")

@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from lensfind.errors import LensfindError
 from lensfind.evaluation.agreement import ensembles
-from lensfind.evaluation.calibration import METHODS, Calibration, apply, fit, read, write
+from lensfind.evaluation.calibration import METHODS, Calibration, apply, fit, read, stored_at, write
 from lensfind.evaluation.predict import Predictions
 from lensfind.evaluation.threshold import choose_threshold
 from lensfind.inputs import Network
@@ -125,7 +125,7 @@ def appoint(
         chosen, source = _threshold(threshold, validation, log_odds, prevalence)
         fitted, place = None, None
         if network is not None and calibration == "stored":
-            fitted, place = read(network.path, network.sha256), str(network.path.name)
+            fitted, place = read(network.path, network.sha256), str(stored_at(network.path))
         elif network is not None and calibration is not None:
             _needed(validation, f"calibration={calibration}", "calibration=stored")
             assert validation is not None
