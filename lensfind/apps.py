@@ -5,12 +5,12 @@ the results are and what to type next.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -25,9 +25,11 @@ from lensfind.checkpoint import load
 from lensfind.dashboard import Dashboard, finish
 from lensfind.data import LensData, Store
 from lensfind.errors import LensfindError
-from lensfind.evaluation import comparison, predict, print_table, write_evaluation
+from lensfind.evaluation import comparison, print_table, write_evaluation
+from lensfind.evaluation.run import run_evaluation
 from lensfind.files import whole_file
 from lensfind.finder import LensFinder
+from lensfind.inputs import data_for, device, load_networks
 from lensfind.interpretation import occlusion
 from lensfind.interpretation.run import run_methods
 from lensfind.runs import Run, open_run, read_metrics
@@ -166,7 +168,7 @@ def compare(folder: Path) -> None:
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """Score data with a checkpoint or published weights: ``metrics.json``, ``predictions.csv``, ROC and PR curves.
+    """Measure one network or several: what they find, what they miss, what it will cost (docs/evaluation.md).
 
     Args:
         cfg: ``conf/evaluate.yaml``, composed by Hydra.
@@ -174,83 +176,11 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     Returns:
         What stands in ``metrics.json``.
     """
-    finder = load(cfg.checkpoint).to(_device(cfg.device))
-    data = _data(cfg, finder)
-    rows = np.arange(len(data.catalogue)) if cfg.rows == "all" else data.rows(_choice("rows", cfg.rows))
-    if not len(rows):
-        raise LensfindError(
-            f"rows of the split {cfg.rows}", f"none in {data.store.root}", "Choose rows=all or another split."
-        )
-    row, label, p_lens = predict(finder, data.loader(rows))
-    folder = Path(cfg.output_dir)
-    written = write_evaluation(
-        folder,
-        ids=np.asarray(data.catalogue["id"])[row],
-        label=label,
-        p_lens=p_lens,
-        split=data.splits[row],
-        threshold=cfg.threshold,
-        provenance={
-            "name": finder.provenance.get("name", finder.name),
-            "checkpoint": str(Path(cfg.checkpoint).resolve()),
-            "data": str(data.store.root),
-            "rows": cfg.rows,
-        },
-    )
-    print_table(
-        [{"network": written["name"], **written["metrics"]}],
-        title=f"{written['name']} on {len(row)} objects ({cfg.rows} rows)",
-    )
-    console.print(f"Results: {folder}")
-    console.print(f"Next: python interpret.py checkpoint={cfg.checkpoint}")
-    return written
-
-
-def _choice(key: str, value: str) -> str:
-    if value not in ("train", "val", "test"):
-        raise LensfindError(f"{key} to be train, val, test or all", repr(value), f"Set {key}=test.")
-    return value
-
-
-def _device(name: str) -> torch.device:
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise LensfindError(
-            "a device that this torch has", f"device={name} ({str(error).splitlines()[0]})", "Set device=cpu."
-        ) from error
-
-
-def _data(cfg: DictConfig, finder: LensFinder) -> LensData:
-    """The data that a configuration names; else those the checkpoint was trained on; else, aloud, simulated ones."""
-    settings: dict[str, Any] = OmegaConf.to_container(cfg.data, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    trained: Mapping[str, Any] | None = finder.provenance.get("data")
-    bands = list(finder.bands)
-    if "_target_" in settings:
-        data: LensData = instantiate(settings, bands=bands, _convert_="all")
-    elif trained is not None:
-        # Plain values out of the checkpoint, and the class named here: nothing in the file can choose what runs.
-        data = LensData(**_plain_data(trained), bands=bands)
-    else:
-        name = finder.provenance.get("name", finder.name)
-        console.print(f"{name} comes without data: simulating {cfg.fallback.n} objects (name others with data=DIR)")
-        settings = OmegaConf.to_container(cfg.fallback, resolve=True)  # type: ignore[assignment]
-        data = instantiate(settings, bands=bands, split={"kind": "none"}, _convert_="all")
-    data.prepare_data()
-    data.setup("test")
-    named, split = "_target_" in settings, settings.get("split", {})
-    if trained is not None and named and split.get("kind") == "none" and _plain_data(trained)["root"] == str(data.root):
-        console.print("These are the data that the network was trained on: keeping their split.")
-        data = instantiate(settings, bands=bands, split=_plain_data(trained)["split"], verify=False, _convert_="all")
-        data.setup("test")
-    return data
-
-
-def _plain_data(trained: Mapping[str, Any]) -> dict[str, Any]:
-    plain = {key: trained.get(key) for key in ("root", "split", "lens_rule")}
-    if not isinstance(plain["root"], str) or not isinstance(plain["split"], Mapping):
-        raise LensfindError("the data settings of a run in the checkpoint", f"{plain}", "Name the data: data=DIR.")
-    return plain
+    networks = load_networks(cfg.checkpoint, device(cfg.device))
+    content = run_evaluation(cfg, networks, partial(data_for, cfg, networks))
+    again = cfg.checkpoint if isinstance(cfg.checkpoint, str) else networks[0].path
+    console.print(f"Next: python interpret.py checkpoint={again}")
+    return content
 
 
 # ---------------------------------------------------------------------------------------------- interpret and simulate
@@ -265,8 +195,10 @@ def interpret(cfg: DictConfig) -> Path:
     Returns:
         The folder of the results.
     """
-    finder = load(cfg.checkpoint).to(_device(cfg.device))
-    return run_methods(cfg, finder, _data(cfg, finder))
+    networks = load_networks(cfg.checkpoint, device(cfg.device))
+    if len(networks) > 1:
+        raise LensfindError("one checkpoint", f"{len(networks)}", f"Choose one, e.g. checkpoint={networks[0].path}.")
+    return run_methods(cfg, networks[0].finder, data_for(cfg, networks))
 
 
 def simulate(cfg: DictConfig) -> Path:

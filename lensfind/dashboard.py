@@ -1,21 +1,25 @@
 """Weights & Biases: everything that a run sends there beyond Lightning's metrics (docs/wandb.md)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 import wandb
+from hydra.utils import instantiate
 from numpy.typing import NDArray
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import WandbLogger
 from torchmetrics.functional import classification as metrics
 
 from lensfind import figures
+from lensfind.errors import LensfindError
 from lensfind.finder import LensFinder
 
-__all__ = ["Dashboard", "finish"]
+__all__ = ["Dashboard", "finish", "send_evaluation", "wandb_logger"]
 
 EXAMPLES = 32
 """Stamps in the table."""
@@ -88,6 +92,22 @@ def finish(logger: WandbLogger, exit_code: int = 0) -> None:
         wandb.finish(exit_code=exit_code)
 
 
+def wandb_logger(cfg: DictConfig) -> WandbLogger | None:
+    """The logger of an app that does not train: ``logger=wandb`` or none.
+
+    Raises:
+        LensfindError: Another logger.
+    """
+    if cfg.get("logger") is None:
+        return None
+    logger = instantiate(cfg.logger, _convert_="all")
+    if not isinstance(logger, WandbLogger):
+        raise LensfindError(
+            "logger=wandb, or none", f"{type(logger).__name__}", "Pictures lie in the output folder anyway."
+        )
+    return logger
+
+
 def _run(trainer: pl.Trainer) -> Any:
     """The W&B run of the trainer, in the first process; else None."""
     loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
@@ -131,3 +151,46 @@ def _examples(
         table.add_data(int(ids[k]), wandb.Image(pictures[k]), float(p_lens[index]), names[k], bool(wrong[index]))
     titles = [f"{name} {p_lens[index]:.3f}" for name, index in zip(names, chosen, strict=True)]
     return {"test/examples": table, "test/mosaic": wandb.Image(figures.mosaic(stamps, titles))}
+
+
+def send_evaluation(logger: WandbLogger, content: Mapping[str, Any], pictures: Mapping[str, Path]) -> None:
+    """What evaluate.py found: scores in the summary, tables of all that has rows, and every figure.
+
+    Args:
+        logger: Of the app.
+        content: Of ``metrics.json``.
+        pictures: ``{name: PNG file}``.
+    """
+    run = logger.experiment
+    run.config.update({key: content[key] for key in ("data", "survey", "bootstrap")}, allow_val_change=True)
+    tables: dict[str, list[dict[str, Any]]] = {"scores": []}
+    for network in content["networks"]:
+        name = {"network": network["name"]}
+        for metric, value in network["metrics"].items():
+            low, high = network["intervals"].get(metric) or (None, None)
+            note = network["undefined"].get(metric) or network["limits"].get(metric)
+            tables["scores"].append(name | {"metric": metric, "value": value, "low": low, "high": high, "note": note})
+            if value is not None:
+                run.summary[f"{network['name']}/{metric}"] = value
+        for key in ("reliability", "false_positives", "rare", "sensitivity"):
+            tables.setdefault(key, []).extend(name | line for row in network[key] for line in _lines(row))
+        for quantity, bins in network["completeness"].items():
+            tables.setdefault("completeness", []).extend(name | {"property": quantity} | row for row in bins)
+    logged = {f"evaluation/{key}": _table(rows) for key, rows in tables.items() if rows}
+    run.log(logged | {f"evaluation/{key}": wandb.Image(str(path)) for key, path in pictures.items()})
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Rows that may lack each other's columns; a value may be a number in one and a band's name in another."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return wandb.Table(columns, [[row.get(key) for key in columns] for row in rows], allow_mixed_types=True)
+
+
+def _lines(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row of ``metrics.json`` as flat ones: lists side by side become lines, a mapping more columns."""
+    flat = {key: value for key, value in row.items() if not isinstance(value, Mapping | list)}
+    flat |= {f"{key}_{k}": v for key, value in row.items() if isinstance(value, Mapping) for k, v in value.items()}
+    lists = {key: value for key, value in row.items() if isinstance(value, list)}
+    if not lists:
+        return [flat]
+    return [flat | dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]

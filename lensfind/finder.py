@@ -200,9 +200,13 @@ class LensFinder(LightningModule):
         x = self.preprocess(stamps).to(next(self.net.parameters()).dtype)
         return self.forward(x.contiguous(memory_format=torch.channels_last))
 
-    @torch.no_grad()
     def predict_proba(self, stamps: Stamps, batch_size: int = 64) -> Tensor:
-        """P(lens) of native stamps.
+        """P(lens) of native stamps: float64 (N,) on the CPU. Arguments and errors are those of :meth:`log_odds`."""
+        return torch.sigmoid(self.log_odds(stamps, batch_size))
+
+    @torch.no_grad()
+    def log_odds(self, stamps: Stamps, batch_size: int = 64) -> Tensor:
+        """ln P(lens) / P(non-lens) of native stamps, which still ranks objects whose P(lens) rounds to 1.
 
         Args:
             stamps: ``{band: (N, n, n)}`` in electron/s, N >= 1, numpy or torch.
@@ -225,7 +229,8 @@ class LensFinder(LightningModule):
                 {band: stamp[start : start + batch_size] if stamp.ndim == 3 else stamp for band, stamp in mine.items()}
                 for start in range(0, max(n, 1), batch_size)
             ]
-            return torch.cat([probability(self.logits(chunk)).cpu().double() for chunk in chunks])
+            logits = torch.cat([self.logits(chunk).cpu().double() for chunk in chunks])
+            return logits[:, 1] - logits[:, 0]
         finally:
             self.train(training)
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit
 from scipy.stats import spearmanr
 
-from lensfind import LensfindError, figures
+from lensfind import LensfindError
 from lensfind.evaluation.agreement import agreement, ensembles
 
 
@@ -75,16 +75,3 @@ def test_ensemble_of_one_is_itself():
 def test_scores_without_meaning(bad):
     with pytest.raises(LensfindError, match="finite log-odds"):
         ensembles(bad)
-
-
-def test_the_figure_says_where_there_is_no_correlation():
-    figure = figures.agreement_matrix(
-        {
-            "networks": ["a", "b"],
-            "same_decision": [[1, 0.875], [0.875, 1]],
-            "rank_correlation": [[1, None], [None, None]],
-        }
-    )
-    figure.draw_without_rendering()
-    texts = [[text.get_text() for text in ax.texts] for ax in figure.axes]
-    assert texts == [["100", "88", "88", "100"], ["1.00", "–", "–", "–"]]

@@ -7,7 +7,7 @@ import pytest
 from astropy.table import Table
 from scipy.stats import ks_2samp
 
-from lensfind import LensfindError, figures
+from lensfind import LensfindError
 from lensfind.data import Store
 from lensfind.evaluation.rare import (
     MIN_PAIRS,
@@ -158,18 +158,3 @@ def test_recall_rows():
         "lower": None,
         "upper": None,
     }
-
-
-def test_the_figure_shows_raw_and_matched():
-    rng = np.random.default_rng(5)
-    rare, single = catalogue(100, rng), catalogue(300, rng)
-    hits = found(rare, rng), found(single, rng)
-    pairs, _ = matched(rare, hits[0], single, hits[1])
-    rows = [recall_row("single_lens", hits[1]), recall_row("compound_arc", hits[0]) | {"matched": pairs}]
-    few = [rows[0], recall_row("compound_arc", []) | {"matched": None}]
-    figure = figures.rare_recall({"a": rows, "b": few})
-    figure.draw_without_rendering()
-    points = [[line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 1] for ax in figure.axes]
-    assert points == [[rows[0]["recall"], rows[1]["recall"], rows[0]["recall"]], [pairs["difference"]]]
-    assert [text.get_text() for text in figure.axes[1].texts] == ["too few pairs"]
-    figures.rare_recall({"b": few}).draw_without_rendering()

@@ -5,7 +5,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import MaskedColumn, Table
 
-from lensfind import LensfindError, figures
+from lensfind import LensfindError
 from lensfind.evaluation.mistakes import false_positives, worst
 from lensfind.evaluation.selection import LENS_PROPERTIES, round_edges, selection_function, shares, write_selection
 
@@ -233,38 +233,3 @@ def test_the_most_confident_mistakes():
     false, missed = worst(label, p_lens, 9, log_odds=[2.0, 50.0, 60.0, -1.0, -2.2, 2.0, -0.4, -2.3])
     assert (false.tolist(), missed.tolist()) == ([2, 1, 0], [7, 4, 6])
     assert [len(part) for part in worst(label, p_lens, 9, threshold=1.0)] == [0, 4]
-
-
-def test_figures_show_the_counted_points():
-    table = lenses(400)
-    by_network = {
-        f"net {k}": selection_function(
-            table, found_by_law(table, k + 1), properties=["theta_e", "mag_eff"], bins=4
-        ).tables
-        for k in range(9)
-    }
-    figure = figures.completeness(by_network)
-    figure.draw_without_rendering()
-    ax = figure.axes[0]
-    assert len(ax.lines) == 9
-    for line, tables in zip(ax.lines, by_network.values(), strict=True):
-        np.testing.assert_allclose(line.get_ydata(), tables["theta_e"]["completeness"])
-        inside = (line.get_xdata() > tables["theta_e"]["low"]) & (line.get_xdata() < tables["theta_e"]["high"])
-        assert inside.all()
-    assert len(figure.legends) == 1
-    pair = selection_function(table, found_by_law(table), properties=[], pairs=[("theta_e", "mag_eff")], bins=4)
-    figure = figures.completeness_map(pair.tables["theta_e,mag_eff"])
-    figure.draw_without_rendering()
-    counted = pair.tables["theta_e,mag_eff"]
-    written = sorted(text.get_text() for text in figure.axes[0].texts)
-    expected = [f"{100 * row['completeness']:.0f}" for row in counted if row["n"]]
-    assert written == sorted(expected + [str(row["n"]) for row in counted if row["n"]])
-
-
-def test_the_figure_of_false_positives_has_every_kind_of_every_network():
-    one = false_positives(Table({"kind": ["ring", "ring", "edge_on"]}), [0, 0, 0], [True, False, False])
-    figure = figures.false_positive_rates({"a": one, "b": one[:1]})
-    figure.draw_without_rendering()
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["ring (2)", "edge on (1)"]
-    points = [line.get_xdata()[0] for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
-    assert sorted(points) == [0.0, 0.5, 0.5]

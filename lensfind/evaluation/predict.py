@@ -1,6 +1,7 @@
-"""P(lens) of every object that a loader gives."""
+"""The scores of networks for every object that a loader gives, in one pass over the data."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,51 +9,75 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+from scipy.special import expit
 from torch.utils.data import DataLoader
 
 from lensfind.errors import LensfindError
 from lensfind.finder import LensFinder
 
-__all__ = ["predict"]
+__all__ = ["Predictions", "predict"]
 
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{task.finished_speed or task.speed or 0:.0f} objects/s")
+        rate = task.completed / task.elapsed if task.elapsed else 0  # a single batch has no speed of its own
+        return Text(f"{rate:.0f} objects/s")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """``row`` (N,) int64 of the catalogue; ``label`` (N,) int64; ``log_odds`` (K, N) float64 of K finders."""
+
+    row: NDArray[np.int64]
+    label: NDArray[np.int64]
+    log_odds: NDArray[np.float64]
+
+    @property
+    def p_lens(self) -> NDArray[np.float64]:
+        """P(lens), (K, N)."""
+        return np.asarray(expit(self.log_odds))
 
 
 @torch.no_grad()
 def predict(
-    finder: LensFinder, loader: Iterable[Mapping[str, Any]], progress: bool = True
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Score the objects of a loader, batch by batch, on the finder's device and without dropout.
+    finders: Sequence[LensFinder], loader: Iterable[Mapping[str, Any]], *, what: str = "scoring", progress: bool = True
+) -> Predictions:
+    """Score the objects of a loader, batch by batch, on the finders' devices and without dropout.
+
+    What stays in memory is (2 + K) numbers per object and one batch: a million objects are 24 MB for one finder.
 
     Args:
-        finder: Any finder; left in the mode it came in.
-        loader: Batches of :class:`lensfind.data.LensData`, e.g. ``data.loader(rows)``.
-        progress: Show a progress bar with the rate.
+        finders: K of any kind; left in the modes they came in.
+        loader: Batches of :class:`lensfind.data.LensData` with all their bands, e.g. ``data.loader(rows)``.
+        what: Stands before the progress bar.
+        progress: Show the bar, with the rate.
 
     Returns:
-        Catalogue row, label and P(lens), each (N,), in the loader's order.
+        The scores in the loader's order.
 
     Raises:
-        LensfindError: The loader is empty; or see :meth:`LensFinder.preprocess`.
+        LensfindError: The loader is empty; a score is not finite; or see :meth:`LensFinder.preprocess`.
     """
-    rows, labels, p_lens = [], [], []
+    rows, labels, scores = [], [], []
     total = len(loader.dataset) if isinstance(loader, DataLoader) else None  # type: ignore[arg-type]
-    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    training = finder.training
-    finder.eval()
-    try:
-        with Progress(*columns, disable=not progress) as bar:
-            task = bar.add_task("scoring", total=total)
-            for batch in loader:
-                p_lens.append(finder.predict_proba(batch["stamps"]).numpy())
-                rows.append(np.asarray(batch["row"], dtype=np.int64))
-                labels.append(np.asarray(batch["label"], dtype=np.int64))
-                bar.advance(task, len(rows[-1]))
-    finally:
-        finder.train(training)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, disable=not progress) as bar:
+        task = bar.add_task(what, total=total)
+        for batch in loader:
+            scores.append(np.stack([finder.log_odds(batch["stamps"]).numpy() for finder in finders]))
+            rows.append(np.asarray(batch["row"], dtype=np.int64))
+            labels.append(np.asarray(batch["label"], dtype=np.int64))
+            bar.advance(task, len(rows[-1]))
     if not rows:
         raise LensfindError("objects to score", "none", "Choose rows=all, or data that have such rows.")
-    return np.concatenate(rows), np.concatenate(labels), np.concatenate(p_lens)
+    found = Predictions(np.concatenate(rows), np.concatenate(labels), np.concatenate(scores, axis=1))
+    bad = ~np.isfinite(found.log_odds)
+    if bad.any():
+        k, i = np.argwhere(bad)[0]
+        raise LensfindError(
+            "finite scores",
+            f"{int(bad.sum())} that are NaN or infinite, the first by {finders[k].name} for row {found.row[i]}",
+            "The weights overflow on these stamps: check the checkpoint, and the data with python -m lensfind.data "
+            "verify DIR.",
+        )
+    return found

@@ -17,10 +17,13 @@ from rich.table import Table
 
 from lensfind import figures
 from lensfind.errors import LensfindError
-from lensfind.evaluation.scores import scores, undefined
+from lensfind.evaluation.scores import scores
 from lensfind.files import write_file
 
 __all__ = ["comparison", "print_table", "write_evaluation"]
+
+_LOGGED = ("auroc", "average_precision", "f1", "precision", "recall", "accuracy")
+"""Metrics that training logs too."""
 
 
 def write_evaluation(
@@ -59,14 +62,15 @@ def write_evaluation(
             "Give arrays of one length.",
         )
     n_lenses = int(truth.sum())
+    result = scores(truth, p, threshold)
     content = {
         **provenance,
         "threshold": float(threshold),
         "n_objects": len(truth),
         "n_lenses": n_lenses,
         "n_nonlenses": len(truth) - n_lenses,
-        "metrics": scores(truth, p, threshold),
-        "undefined": undefined(truth, p, threshold),
+        "metrics": {name: result.values[name] for name in _LOGGED},
+        "undefined": {name: reason for name, reason in result.undefined.items() if name in _LOGGED},
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in ("lensfind", "torch", "torchmetrics", "numpy")},
     }

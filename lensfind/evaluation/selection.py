@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
-from astropy.stats import binom_conf_interval
 from astropy.table import Column, MaskedColumn, Table
 from numpy.typing import ArrayLike, NDArray
 
 from lensfind.errors import LensfindError
+from lensfind.evaluation.bootstrap import wilson
 from lensfind.files import write_file
 
 __all__ = [
@@ -107,10 +107,8 @@ def shares(found: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[Array, 
         level: Probability that an interval covers the truth.
     """
     k, total = np.asarray(found, dtype=np.float64), np.asarray(n, dtype=np.float64)
-    some = total > 0
-    share, lower, upper = (np.full(total.shape, np.nan) for _ in range(3))
-    share[some] = k[some] / total[some]
-    lower[some], upper[some] = binom_conf_interval(k[some], total[some], level, interval="wilson")
+    share = np.divide(k, total, out=np.full(total.shape, np.nan), where=total > 0)
+    lower, upper = (np.where(total > 0, limit, np.nan) for limit in wilson(k, total, level))
     return share, np.clip(lower, 0, share), np.clip(upper, share, 1)
 
 

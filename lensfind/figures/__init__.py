@@ -12,7 +12,9 @@ from lensfind.figures.completeness import (
     rare_recall,
 )
 from lensfind.figures.curves import confusion_matrix, learning_curves, precision_recall_curve, roc_curve
+from lensfind.figures.sensitivity import sensitivity
 from lensfind.figures.stamps import composite, mosaic, occlusion, planes
+from lensfind.figures.survey import purity_completeness, reliability_curve, survey_yield
 
 __all__ = [
     "agreement_matrix",
@@ -27,6 +29,10 @@ __all__ = [
     "occlusion",
     "planes",
     "precision_recall_curve",
+    "purity_completeness",
     "rare_recall",
+    "reliability_curve",
     "roc_curve",
+    "sensitivity",
+    "survey_yield",
 ]

@@ -53,10 +53,17 @@ def learning_curves(epochs: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def roc_curve(finders: Curves) -> Figure:
-    """True against false positive rate of one or more finders, with AUROC; ``{name: (label, p_lens)}``."""
+def roc_curve(finders: Curves, log: bool = False) -> Figure:
+    """True against false positive rate of one or more finders, with AUROC; ``{name: (label, p_lens)}``.
+
+    With ``log`` the false positive rate is logarithmic, from one of the most numerous non-lenses.
+    """
     figure, ax = _square()
-    ax.plot([0, 1], [0, 1], ":", color="0.6", label="chance")
+    if log:
+        least = 1 / max([2, *(int((np.asarray(label) == 0).sum()) for label, _ in finders.values())])
+        ax.set(xscale="log", xlim=(least, 1), aspect="auto")
+    chance = np.geomspace(least, 1, 100) if log else [0, 1]
+    ax.plot(chance, chance, ":", color="0.6", label="chance")
     for number, (name, (label, p_lens)) in enumerate(finders.items()):
         target, preds, both = _tensors(label, p_lens)
         if both:
@@ -66,7 +73,11 @@ def roc_curve(finders: Curves) -> Figure:
         else:
             ax.plot([], [], " ", label=f"{name}: undefined, one class only")
     ax.set(xlabel="false positive rate", ylabel="true positive rate (completeness)")
-    ax.legend(loc="lower right", frameon=False, fontsize=8)
+    if log:  # the curves need the whole square
+        figure.set_size_inches(4.6, 5.2)
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    else:
+        ax.legend(loc="lower right", frameon=False, fontsize=8)
     return figure
 
 

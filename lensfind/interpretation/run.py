@@ -13,11 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
 from rich.console import Console
 
-from lensfind.dashboard import finish
+from lensfind.dashboard import finish, wandb_logger
 from lensfind.data import LensData
 from lensfind.errors import LensfindError
 from lensfind.evaluation import predict
 from lensfind.finder import LensFinder
+from lensfind.inputs import rows_of
 from lensfind.interpretation import pages
 from lensfind.interpretation.gallery import write_gallery
 from lensfind.interpretation.pages import Session
@@ -64,7 +65,7 @@ def run_methods(cfg: DictConfig, finder: LensFinder, data: LensData) -> Path:
             ", ".join(unknown) or "none",
             "Set method=occlusion, method=[occlusion,grad_cam] or method=all.",
         )
-    logger = _logger(cfg)
+    logger = wandb_logger(cfg)
     # Settings that are null in the file are those that the function itself chooses.
     methods = {
         name: instantiate({k: v for k, v in settings[name].items() if v is not None}, _partial_=True, _convert_="all")
@@ -77,7 +78,7 @@ def run_methods(cfg: DictConfig, finder: LensFinder, data: LensData) -> Path:
         data=data,
         rows=_chosen(cfg, finder, data),
         folder=Path(cfg.output_dir),
-        some=_rows(cfg.rows, data),
+        some=rows_of(cfg.rows, data),
         judges=None if cfg.judges is None else list(cfg.judges),
         checkpoint=Path(cfg.checkpoint),
         localisation=localisation,
@@ -108,12 +109,6 @@ def run_methods(cfg: DictConfig, finder: LensFinder, data: LensData) -> Path:
     return session.folder
 
 
-def _rows(which: str, data: LensData) -> NDArray[np.int64]:
-    if which not in ("train", "val", "test", "all"):
-        raise LensfindError("rows to be train, val, test or all", repr(which), "Set rows=test.")
-    return np.arange(len(data.catalogue)) if which == "all" else data.rows(which)
-
-
 def _chosen(cfg: DictConfig, finder: LensFinder, data: LensData) -> NDArray[np.int64]:
     """Catalogue rows of the ids, or the most confident lenses and as many that are none."""
     ids = np.asarray(data.catalogue["id"])
@@ -127,26 +122,16 @@ def _chosen(cfg: DictConfig, finder: LensFinder, data: LensData) -> NDArray[np.i
                 f"Try ids=[{ids[0]}].",
             )
         return np.array([place[number] for number in cfg.ids])
-    rows = _rows(cfg.rows, data)
+    rows = rows_of(cfg.rows, data)
     if type(cfg.n) is not int or cfg.n < 1 or not len(rows):
         raise LensfindError(
             "one or more objects to look at", f"n={cfg.n} of {len(rows)} rows ({cfg.rows})", "Set n=4, or rows=all."
         )
-    row, label, p_lens = predict(finder, data.loader(rows))
-    order = np.argsort(-p_lens, kind="stable")
-    lenses = order[label[order] == 1][: -(-cfg.n // 2)]
-    return np.asarray(row[np.concatenate([lenses, order[label[order] == 0][: cfg.n - len(lenses)]])])
-
-
-def _logger(cfg: DictConfig) -> WandbLogger | None:
-    if cfg.get("logger") is None:
-        return None
-    logger = instantiate(cfg.logger, _convert_="all")
-    if not isinstance(logger, WandbLogger):
-        raise LensfindError(
-            "logger=wandb, or none", f"{type(logger).__name__}", "Pictures lie in the output folder anyway."
-        )
-    return logger
+    scored = predict([finder], data.loader(rows))
+    order = np.argsort(-scored.log_odds[0], kind="stable")
+    lenses = order[scored.label[order] == 1][: -(-cfg.n // 2)]
+    others = order[scored.label[order] == 0][: cfg.n - len(lenses)]
+    return np.asarray(scored.row[np.concatenate([lenses, others])])
 
 
 def _send(logger: WandbLogger, session: Session) -> None:

@@ -180,15 +180,35 @@ class BandSurvey:
         inner = spread[edge : len(fine) - edge, edge : len(fine) - edge]
         return np.asarray(inner.reshape(band.size, bins, band.size, bins).sum(axis=(1, 3)), dtype=np.float32)
 
-    def expose(self, stamp: NDArray[np.float32], band: Band, rng: np.random.Generator) -> NDArray[np.float32]:
+    def expose(
+        self,
+        stamp: NDArray[np.float32],
+        band: Band,
+        rng: np.random.Generator,
+        *,
+        noise: float = 1.0,
+        like: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
         """Noiseless electron/s -> one noisy, sky-subtracted stamp in electron/s.
 
         Poisson of sky and source, Gaussian read noise, the noise (not the light) times :meth:`noise_scale`.
+
+        Args:
+            stamp: (n, n).
+            band: Its geometry.
+            rng: Of the noise.
+            noise: A further factor on the noise.
+            like: Another light (n, n) for which the noise is drawn; ``stamp`` gets the same deviates in units of its
+                own sigma. Drawn for ``stamp`` itself they would be others, as a Poisson draw uses up more or fewer
+                numbers.
         """
         sky, read = self.background(band)
-        expected = np.maximum(stamp, 0).astype(np.float64) * self.time + sky
-        noise = rng.poisson(expected) - expected + np.sqrt(read) * rng.standard_normal(stamp.shape)
-        return np.asarray(stamp + self.noise_scale(band) * noise / self.time, dtype=np.float32)
+        expected = np.maximum(stamp if like is None else like, 0).astype(np.float64) * self.time + sky
+        deviates = rng.poisson(expected) - expected + np.sqrt(read) * rng.standard_normal(stamp.shape)
+        if like is not None:
+            own = np.maximum(stamp, 0).astype(np.float64) * self.time + sky
+            deviates *= np.sqrt((own + read) / (expected + read))
+        return np.asarray(stamp + noise * self.noise_scale(band) * deviates / self.time, dtype=np.float32)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from lensfind.simulation.scenario import Scenario
 if TYPE_CHECKING:
     from lensfind.data.module import LensData
 
-__all__ = ["again", "resolve_planes", "simulate", "simulated_data"]
+__all__ = ["Plan", "again", "resolve_planes", "simulate", "simulated_data", "simulated_store"]
 
 CONFIG = "simulation.yaml"
 PLANES = ("ARC", "MASK")
@@ -51,7 +51,7 @@ class _Rate(ProgressColumn):
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """All that decides the bytes of a store."""
 
     n: int
@@ -132,14 +132,14 @@ def _plan(
     engine: Mapping[str, Any],
     shard_size: int,
     planes: str | Sequence[str],
-) -> _Plan:
+) -> Plan:
     for name, value, low in (("n", n, 1), ("seed", seed, 0), ("shard_size", shard_size, 1)):
         if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise LensfindError(
                 f"{name} as a whole number of at least {low}", repr(value), f"Set {name}={low} or more."
             )
     get_engine(**engine)
-    return _Plan(
+    return Plan(
         n,
         seed,
         shard_size,
@@ -239,7 +239,7 @@ def simulate(
     return True
 
 
-def _make_shards(root: Path, plan: _Plan, todo: Sequence[int], workers: int) -> None:
+def _make_shards(root: Path, plan: Plan, todo: Sequence[int], workers: int) -> None:
     bounds = {number: (number * plan.shard_size, min((number + 1) * plan.shard_size, plan.n)) for number in todo}
     chunks = [
         (number, start, min(start + _CHUNK, last))
@@ -261,7 +261,7 @@ def _make_shards(root: Path, plan: _Plan, todo: Sequence[int], workers: int) -> 
                 waiting = []
 
 
-def _write(root: Path, number: int, plan: _Plan, parts: Sequence[Objects]) -> None:
+def _write(root: Path, number: int, plan: Plan, parts: Sequence[Objects]) -> None:
     stamps = {band: np.concatenate([part.stamps[band] for part in parts]) for band in BANDS}
     extra: dict[str, NDArray[Any]] = {}
     if plan.planes:
@@ -272,6 +272,28 @@ def _write(root: Path, number: int, plan: _Plan, parts: Sequence[Objects]) -> No
     write_shard(root, number, stamps, table, rejects, planes=extra)
 
 
+def simulated_store(root: str | Path, ids: Sequence[int]) -> tuple[Store, Plan]:
+    """A finished store of :func:`simulate` that has objects with these ids, and what it was made by.
+
+    Raises:
+        LensfindError: Not a simulated store, or an id that it does not have.
+    """
+    store = Store(root)
+    made_by = store.manifest["made_by"]
+    if made_by.get("app") != "simulate":
+        raise LensfindError(
+            f"a store made by simulate.py in {root}",
+            f"one made by {made_by.get('app') or 'something else'}",
+            "Name a simulated set, data=DIR; only its objects can be made again.",
+        )
+    unknown = [i for i in ids if not 0 <= i < made_by["n"]]
+    if unknown:
+        raise LensfindError(f"ids from 0 to {made_by['n'] - 1}", str(unknown[0]), "Choose ids of the catalogue.")
+    keys = ("n", "seed", "survey", "engine", "shard_size", "planes")
+    scenario = {key: made_by[key] for key in ("scenario", "population", "scene")}
+    return store, _plan(scenario=scenario, **{key: made_by[key] for key in keys})
+
+
 def again(root: str | Path, ids: Sequence[int]) -> Objects:
     """Objects of a finished store made once more from the addresses of their rows: the same bytes, without the store.
 
@@ -280,17 +302,9 @@ def again(root: str | Path, ids: Sequence[int]) -> Objects:
         ids: ``id`` of each object.
 
     Raises:
-        LensfindError: Not a simulated store, an id that it does not have, or real galaxy images that are gone.
+        LensfindError: See :func:`simulated_store`; or real galaxy images that are gone.
     """
-    made_by = Store(root).manifest["made_by"]
-    if made_by.get("app") != "simulate":
-        raise LensfindError(f"a store made by simulate.py in {root}", str(made_by.get("app")), "Name another store.")
-    unknown = [i for i in ids if not 0 <= i < made_by["n"]]
-    if unknown:
-        raise LensfindError(f"ids from 0 to {made_by['n'] - 1}", str(unknown[0]), "Choose ids of the catalogue.")
-    keys = ("n", "seed", "survey", "engine", "shard_size", "planes")
-    scenario = {key: made_by[key] for key in ("scenario", "population", "scene")}
-    return _plan(scenario=scenario, **{key: made_by[key] for key in keys}).make([int(i) for i in ids])
+    return simulated_store(root, ids)[1].make([int(i) for i in ids])
 
 
 def simulated_data(

@@ -22,20 +22,20 @@ from lensfind.simulation.components import Batch
 from lensfind.simulation.detect import critical_area_and_images, detectability
 from lensfind.simulation.draws import Uniforms, generator
 from lensfind.simulation.engines import Engine
+from lensfind.simulation.exposure import LIGHT, expose, sum_of
 from lensfind.simulation.instrument import Survey
-from lensfind.simulation.negatives import draw_negative, surroundings
+from lensfind.simulation.negatives import draw_negative
 from lensfind.simulation.parts import Images, Parts
 from lensfind.simulation.population import VIS
 from lensfind.simulation.scenario import SYSTEMS, Scenario
+from lensfind.simulation.scenes import BLOCK, NUMBERS, Scenes, addresses, attempt_numbers, compose_batch, draw_kinds
 from lensfind.simulation.systems import System, compose, expected, propose
 
-__all__ = ["Objects", "draw_kinds", "simulate_objects"]
+__all__ = ["Objects", "simulate_objects"]
 
 Image = NDArray[np.float32]
+Array = NDArray[np.float64]
 Rows = dict[str, NDArray[Any]]
-
-BLOCK = 16  # attempts drawn at once for an object; part of the address
-NUMBERS = 192  # of one attempt
 
 UNDETECTABLE = "lens not detectable: the rule of the label is false"
 
@@ -51,27 +51,6 @@ class Objects:
     arc: Image
     rows: Rows
     rejects: Sequence[Sequence[tuple[str, str]]]
-
-
-def draw_kinds(seed: int, indices: Sequence[int], scenario: Scenario) -> tuple[list[str], list[int]]:
-    """Kind of each object, and the index whose address it has: its own, or that of the lens before it for a twin.
-
-    Objects 2 j and 2 j + 1 are a lens and its twin with the probability 2 mix.twin; else both draw for themselves.
-    """
-    twins, names = scenario.mix["twin"], [kind for kind in scenario.mix if kind != "twin"]
-    shares = np.array([scenario.mix[kind] - (twins if kind == "lens" else 0.0) for kind in names])
-    upto = np.cumsum(shares) / max(1 - 2 * twins, 1e-12)
-    kinds, origins = [], []
-    for index in indices:
-        first = generator(seed, scenario.number, index - index % 2, 0).random(2)
-        if first[0] < 2 * twins:
-            kinds.append("twin" if index % 2 else "lens")
-            origins.append(index - index % 2)
-            continue
-        own = generator(seed, scenario.number, index, 0).random(2)[1]
-        kinds.append(names[min(int(np.searchsorted(upto, own, side="right")), int(np.flatnonzero(shares > 0)[-1]))])
-        origins.append(index)
-    return kinds, origins
 
 
 @dataclass(frozen=True)
@@ -91,9 +70,6 @@ class _Maker:
     engine: Engine
     images: Images
 
-    def numbers(self, index: int, block: int) -> NDArray[np.float64]:
-        return generator(self.seed, self.scenario.number, index, 1, block).random((BLOCK, NUMBERS))
-
     def accept(self, kind: str, indices: Sequence[int]) -> _Accepted:
         """The first attempt of each object that is possible, promising, detectable and selected."""
         n = len(indices)
@@ -103,7 +79,9 @@ class _Maker:
         pending = list(range(n))
         block = 0
         while pending:
-            drawn = np.stack([self.numbers(indices[i], block) for i in pending])  # (pending, BLOCK, NUMBERS)
+            drawn = np.stack(
+                [attempt_numbers(self.seed, self.scenario, indices[i], block) for i in pending]
+            )  # (pending, BLOCK, NUMBERS)
             tried = self._try_block(kind, drawn, [BLOCK * block + a for a in range(BLOCK)])
             still = []
             for place, i in enumerate(pending):
@@ -217,16 +195,6 @@ class _Maker:
         found = [critical_area_and_images(batch, i, float(z[i]), float(x[i]), float(y[i])) for i in range(len(z))]
         return np.array([area for area, _ in found]), np.array([number for _, number in found], dtype=np.int64)
 
-    def parts(self, kind: str, accepted: _Accepted, objects: NDArray[np.int64], parts: Parts) -> NDArray[np.float64]:
-        """Add the accepted objects of one kind to ``parts``; returns z_convention (n,)."""
-        draws = Uniforms(accepted.numbers)
-        if kind not in SYSTEMS:
-            draw_negative(kind, draws, self.scenario, parts, objects)
-            return np.ones(len(objects))
-        system, _ = propose(kind, draws, self.scenario)
-        compose(system, draws, self.scenario, self.images, parts, objects)
-        return np.asarray(system.z_convention)
-
 
 def _collett(columns: Rows, survey: Survey) -> NDArray[np.int64]:
     """Collett 2015's criteria: theta_E^2 > x_s^2 + y_s^2, mu > 3, mu r_s > seeing, S/N > 20."""
@@ -255,27 +223,21 @@ def simulate_objects(
     """
     maker = _Maker(seed, scenario, survey, engine, images)
     kinds, origins = draw_kinds(seed, indices, scenario)
-    unique = sorted(set(origins))
-    kind_of = {o: "lens" if kind == "twin" else kind for kind, o in zip(kinds, origins, strict=True)}
+    unique, at, of_kind = addresses(kinds, origins)
     rows = {key: np.empty(len(unique), dtype=kind) for key, (kind, _, _) in COLUMNS.items()}
+    numbers = np.empty((len(unique), NUMBERS))
     rejects: dict[int, list[tuple[str, str]]] = {}
-    parts, convention = Parts(), np.ones(len(unique))
-    for kind in sorted(set(kind_of.values())):
-        places = np.array([place for place, origin in enumerate(unique) if kind_of[origin] == kind])
+    for kind, places in of_kind.items():
         accepted = maker.accept(kind, [unique[place] for place in places])
-        convention[places] = maker.parts(kind, accepted, places, parts)
+        numbers[places] = accepted.numbers
         for key in COLUMNS:
             rows[key][places] = accepted.rows[key]
         rejects |= {unique[place]: lines for place, lines in zip(places, accepted.rejects, strict=True)}
-    addresses = [(scenario.number, origin, 2) for origin in unique]
-    counts = surroundings(seed, scenario, addresses, rows["z_lens"], parts)
+    batch, counts = compose_batch(seed, scenario, of_kind, unique, numbers, rows["z_lens"], images)
     rows |= dict(zip(("n_neighbours", "n_satellites", "n_stars"), counts, strict=True))
-    batch = parts.batch(len(unique), convention, images)
     planes = engine(batch, survey, list(BANDS))
-    base = {band: planes["lens"][band] + planes["middle"][band] + planes["field"][band] for band in BANDS}
-    arcs = {band: planes["source"][band] + planes["source2"][band] for band in BANDS}
-    at = np.searchsorted(unique, origins)
-    twin = np.array([kind == "twin" for kind in kinds])
+    base, arcs = ({band: sum_of(planes, light, band) for band in BANDS} for light in LIGHT)
+    twin = Scenes(kinds, origins, at, batch).twin
     table = {key: value[at].copy() for key, value in rows.items()}
     for key, value in blank("twin", int(twin.sum())).items():
         if key not in _TWIN_KEEPS:
@@ -285,17 +247,10 @@ def simulate_objects(
     table |= {"id": np.array(indices), "kind": np.array(kinds), "pair": np.where(paired, origins, -1)}
     noiseless = {b: np.where(twin[:, None, None], base[b][at], base[b][at] + arcs[b][at]) for b in BANDS}
     stamps = {band: np.empty_like(image) for band, image in noiseless.items()}
-    for k, (name, band) in enumerate(BANDS.items()):
-        one = survey.bands[name]
-        for i, origin in enumerate(origins):
-            rng = generator(seed, scenario.number, origin, 3, k)
-            stamps[name][i] = one.expose(base[name][at[i]], band, rng)
-            arc = arcs[name][at[i]]
-            if not twin[i] and arc.any():
-                # Photons of the arc are a Poisson process of their own: so a twin keeps all other noise of its lens.
-                electrons = np.maximum(arc, 0).astype(np.float64) * one.time
-                counts_ = generator(seed, scenario.number, origin, 4, k).poisson(electrons) - electrons
-                stamps[name][i] += arc + (one.noise_scale(band) * counts_ / one.time).astype(np.float32)
+    for band, one in ((band, survey.bands[band]) for band in BANDS):
+        for i, (place, origin) in enumerate(zip(at, origins, strict=True)):
+            light = base[band][place], None if twin[i] else arcs[band][place]
+            stamps[band][i] = expose(seed, scenario, origin, band, one, *light)
     arc = np.where(twin[:, None, None], np.float32(0), arcs["VIS"][at])
     lines = [[] if t else rejects[o] for t, o in zip(twin, origins, strict=True)]
     return Objects(stamps, noiseless, arc, table, lines)
