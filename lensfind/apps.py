@@ -87,6 +87,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         load(run.last)  # a damaged one is named here, before anything is touched
     if first:
         data.setup("fit")
+        finder.provenance["manifest_sha256"] = data.store.sha256  # by which evaluate.py knows what was trained on
         empty = [split for split in ("train", "val", "test") if not len(data.rows(split))]
         if empty:
             raise LensfindError(
@@ -179,7 +180,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     networks = load_networks(cfg.checkpoint, device(cfg.device))
     content = run_evaluation(cfg, networks, partial(data_for, cfg, networks))
     again = cfg.checkpoint if isinstance(cfg.checkpoint, str) else networks[0].path
-    console.print(f"Next: python interpret.py checkpoint={again}")
+    console.print(f"Next: python interpret.py checkpoint={again}", markup=False)
     return content
 
 

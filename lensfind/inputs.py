@@ -19,7 +19,7 @@ from lensfind.data import LensData, Store
 from lensfind.errors import LensfindError
 from lensfind.finder import LensFinder
 
-__all__ = ["Network", "data_for", "device", "load_networks", "rows_of"]
+__all__ = ["Network", "data_for", "device", "load_networks", "rows_of", "seen"]
 
 console = Console(soft_wrap=True)
 
@@ -76,19 +76,21 @@ def load_networks(checkpoint: Any, where: torch.device) -> list[Network]:
         raise LensfindError(
             "each checkpoint once", f"{twice[0]} twice", "Take one of the two out of checkpoint='[...]'."
         )
+    hashes = [hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "" for file in files]
+    same = [k for k, one in enumerate(hashes) if one and one in hashes[:k]]
+    if same:
+        raise LensfindError(
+            "networks that differ",
+            f"{files[same[0]]}, a copy of {files[hashes.index(hashes[same[0]])]}",
+            "Take one of the two out of checkpoint='[...]': an ensemble of copies is no ensemble.",
+        )
     finders = [load(file).to(where) for file in files]
     names = [str(finder.provenance.get("name") or finder.name) for finder in finders]
     for name in {name for name in names if names.count(name) > 1}:
-        same = [k for k, other in enumerate(names) if other == name]
-        for number, k in enumerate(same, 1):
+        for number, k in enumerate([k for k, other in enumerate(names) if other == name], 1):
             run = files[k].parent.parent.name if files[k].parent.name == "checkpoints" else files[k].stem
-            names[k] = f"{name} ({run})"
-            if [f"{name} ({run})" for j in same if j < k and names[j] == names[k]]:
-                names[k] = f"{name} ({run}, {number})"
-    return [
-        Network(name, file, hashlib.sha256(file.read_bytes()).hexdigest(), finder)
-        for name, file, finder in zip(names, files, finders, strict=True)
-    ]
+            names[k] = f"{name} ({run})" if f"{name} ({run})" not in names else f"{name} ({run}, {number})"
+    return [Network(*one) for one in zip(names, files, hashes, finders, strict=True)]
 
 
 def _files(given: object) -> list[Path]:
@@ -140,11 +142,7 @@ def data_for(cfg: DictConfig, networks: Sequence[Network]) -> LensData:
     """
     settings: dict[str, Any] = OmegaConf.to_container(cfg.data, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     bands = [band for band in BANDS if any(band in network.finder.bands for network in networks)]
-    trained = {
-        network.name: _plain(network.finder.provenance["data"])
-        for network in networks
-        if network.finder.provenance.get("data") is not None
-    }
+    trained = {network.name: plain for network in networks if (plain := _trained(network)) is not None}
     named = "_target_" in settings
     if named:
         data: LensData = instantiate(settings, bands=bands, _convert_="all")
@@ -152,20 +150,46 @@ def data_for(cfg: DictConfig, networks: Sequence[Network]) -> LensData:
         # Plain values out of the checkpoint, and the class named here: nothing in the file can choose what runs.
         data = LensData(**_only(trained, "train on one set and split"), bands=bands)
     else:
-        names = networks[0].name if len(networks) == 1 else f"each of the {len(networks)} networks"
-        console.print(f"{names} comes without data: simulating {cfg.fallback.n} objects (name others with data=DIR)")
+        who = networks[0].name if len(networks) == 1 else f"each of the {len(networks)} networks"
+        console.print(
+            f"{who} comes without data: simulating {cfg.fallback.n} objects (name others with data=DIR)", markup=False
+        )
         simulated: dict[str, Any] = OmegaConf.to_container(cfg.fallback, resolve=True)  # type: ignore[assignment]
         data = instantiate(simulated, bands=bands, split={"kind": "none"}, _convert_="all")
     data.prepare_data()
     _check_bands(networks, data.root)
     data.setup("test")
-    here = {name: plain for name, plain in trained.items() if plain["root"] == str(data.root)}
-    if named and here and settings.get("split", {}).get("kind") == "none":
-        console.print("These are the data that the network was trained on: keeping their split.")
-        split = _only(here, "keep one split of these data")["split"]
-        data = instantiate(settings, bands=bands, split=split, verify=False, _convert_="all")
-        data.setup("test")
+    if named and settings.get("split", {}).get("kind") == "none":
+        splits = seen(networks, data)
+        names = list(splits)
+        other = next((name for name in names if (splits[name] != splits[names[0]]).any()), None)
+        if other is not None:
+            raise LensfindError(
+                "networks that keep one split of these data",
+                f"{names[0]} and {other}, which were trained on other rows of {data.root}",
+                "Name data that none of them has seen: data=DIR, or data=simulated data.seed=1.",
+            )
+        if names:
+            console.print("These are the data that the network was trained on: keeping their split.")
+            data.splits = splits[names[0]]
     return data
+
+
+def seen(networks: Sequence[Network], data: LensData) -> dict[str, NDArray[np.str_]]:
+    """``{network: its split of the set (N,)}`` of the networks that were trained on these data, wherever they lie."""
+    splits = {}
+    for network in networks:
+        trained = _trained(network)
+        if trained is None:
+            continue
+        # By the manifest's hash; a checkpoint without one tells the folder only.
+        here = Path(trained["root"]).resolve() == data.store.root.resolve()
+        if here or network.finder.provenance.get("manifest_sha256") == data.store.sha256:
+            # By the labels of the training: a split is stratified by them, and other labels would mix its parts.
+            own = LensData(**trained | {"root": str(data.root)}, bands=data.bands, verify=False)
+            own.setup("test")
+            splits[network.name] = own.splits
+    return splits
 
 
 def _only(trained: Mapping[str, dict[str, Any]], what: str) -> dict[str, Any]:
@@ -194,7 +218,11 @@ def _check_bands(networks: Sequence[Network], root: Path) -> None:
             )
 
 
-def _plain(trained: Mapping[str, Any]) -> dict[str, Any]:
+def _trained(network: Network) -> dict[str, Any] | None:
+    """Folder, split and rule of the labels of the data that a network was trained on; None if it does not say."""
+    trained = network.finder.provenance.get("data")
+    if trained is None:
+        return None
     plain = {key: trained.get(key) for key in ("root", "split", "lens_rule")}
     if not isinstance(plain["root"], str) or not isinstance(plain["split"], Mapping):
         raise LensfindError("the data settings of a run in the checkpoint", f"{plain}", "Name the data: data=DIR.")

@@ -14,6 +14,7 @@ from lensfind import LensFinder, LensfindError, apps
 from lensfind.data import Store, finish, write_shard
 from lensfind.evaluation import scores
 from tests.conftest import ROOT, compose, noise_stamps, run_app
+from tests.test_inputs import other_run
 from tests.test_wandb import Written
 
 QUICK = ("bootstrap.resamples=50",)
@@ -21,7 +22,7 @@ QUICK = ("bootstrap.resamples=50",)
 
 def evaluate(folder: Path, *overrides: str) -> dict:
     """The app in this process."""
-    return apps.evaluate(compose("evaluate", *QUICK, f"output_dir={folder}", *overrides))
+    return apps.evaluate(compose("evaluate", *QUICK, f"output_dir='{folder}'", *overrides))
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -106,9 +107,13 @@ def test_threshold_and_calibration_come_from_validation(everything, trained, sto
     np.testing.assert_allclose(table["p_survey_ou66-jyh"], odds / (1 + odds), rtol=1e-6)
 
 
-def test_stored_calibration_on_other_data(everything, trained, store, tmp_path):
-    """Fitted once, used where there are no validation rows; and only by the network that it belongs to."""
+def test_stored_calibration(everything, trained, store, tmp_path):
+    """Fitted once, used where there are no validation rows, with a warning if it saw them; of its own network only."""
     used = evaluate(tmp_path, f"checkpoint={trained}", "calibration=stored", "rows=all")
+    assert used["warnings"] == [
+        "ou66-jyh was trained on 95 of these objects: its scores are too good.",
+        "The calibration of ou66-jyh was fitted on some of these objects.",
+    ]
     assert used["networks"][0]["calibration"]["method"] == "isotonic"
     assert used["networks"][0]["threshold"] == 0.5
     assert "no validation rows" in used["networks"][0]["threshold_from"]
@@ -182,6 +187,38 @@ def test_the_code_of_the_docs_reads_the_selection_function(trained, tmp_path, mo
     assert {"low_2", "high_2", "n"} <= set(names["pairs"].colnames)
 
 
+def test_names_may_hold_anything(trained, store, tmp_path, capsys):
+    """What matplotlib, rich and HTML would read as their own."""
+    odd = tmp_path / "x$a_$ [b] <i>.pt"
+    torch.save(LensFinder("ou66", ("H",)).net.state_dict(), odd)
+    with pytest.raises(LensfindError, match="which 1 band"):
+        evaluate(tmp_path / "out", f"checkpoint='{odd}'")  # of one NISP band nobody can tell which
+    torch.save(LensFinder("ou66", ("J", "Y", "H")).net.state_dict(), odd)
+    content = evaluate(tmp_path / "[out]", f"checkpoint='{odd}'", "data=shards", f"data.root={store}")
+    assert content["networks"][0]["name"] == "x$a_$ [b] <i>"
+    assert "x$a_$ [b] <i>" in capsys.readouterr().out
+    assert "<i>" not in (tmp_path / "[out]" / "report.html").read_text()
+
+
+def test_an_evaluation_keeps_out_of_a_run(trained):
+    with pytest.raises(LensfindError, match="a folder of its own"):
+        evaluate(trained, f"checkpoint={trained}")
+
+
+def test_a_catalogue_without_kinds_can_be_compared(trained, store, tmp_path):
+    """A set from elsewhere: only what its columns can tell is told."""
+    full = Store(store)
+    bare = full.catalogue[["id", "label", "ein_area", "arc_snr"]][:40]
+    write_shard(tmp_path / "bare", 0, full.read(np.arange(40), full.bands), bare)
+    finish(tmp_path / "bare", {}, shards=1, lens_rule="theirs")
+    named = ("data=shards", f"data.root={tmp_path / 'bare'}", f"rare.double_ring.root={store}")
+    content = evaluate(tmp_path / "out", f"checkpoint={trained}", *named)
+    (row,) = content["networks"][0]["rare"]
+    assert "no single lenses" in row["why_not_matched"]
+    assert [kind["kind"] for kind in content["networks"][0]["false_positives"]] == ["non-lens"]
+    assert "theta_e" in content["networks"][0]["selection"]["missing"]
+
+
 def one_class(root: Path, label: int) -> Path:
     """Ten objects of noise, all of one class."""
     write_shard(root, 0, noise_stamps(10, bands=("VIS",)), Table({"id": np.arange(10), "label": np.full(10, label)}))
@@ -218,11 +255,16 @@ def test_one_class_gives_null_with_reasons(untrained, tmp_path, label):
         (["calibration=magic"], "calibration out of"),
         (["selection.properties=[theta_e,mood]"], "mood"),
         (["selection.bins=0"], "bins"),
+        (["selection=null"], "selection with its keys"),
+        (["threshold=2"], "threshold as a number"),
+        (["sensitivity.n=abc"], "sensitivity.n"),
+        (["rare.double_ring.root=nowhere"], "nowhere"),
         (["sensitivity.n=2", "sensitivity.properties={mood: [1]}"], "sensitivity.properties"),
         (["logger=csv"], "logger=wandb"),
     ],
 )
-def test_wrong_settings(trained, tmp_path, overrides, message):
+def test_wrong_settings_are_told_before_the_scoring(trained, tmp_path, monkeypatch, overrides, message):
+    monkeypatch.setattr("lensfind.evaluation.run.predict", lambda *_, **__: pytest.fail("has scored"))
     with pytest.raises(LensfindError, match=message):
         evaluate(tmp_path / "out", f"checkpoint={trained}", *overrides)
     assert not (tmp_path / "out" / "metrics.json").exists()
@@ -238,13 +280,12 @@ def test_sensitivity_wants_a_simulated_set(untrained, tmp_path):
 
 def test_a_sweeps_folder_is_one_table(trained, tmp_path, capsys):
     for name in ("a", "b"):
-        (tmp_path / "sweep" / name).mkdir(parents=True)
-        (tmp_path / "sweep" / name / "checkpoints").symlink_to(trained / "checkpoints")
+        other_run(trained, tmp_path / "sweep" / name, lambda content, name=name: content["lensfind"].update(note=name))
     content = evaluate(tmp_path / "out", f"checkpoint={tmp_path / 'sweep'}")
     assert [network["name"] for network in content["networks"]][:2] == ["ou66-jyh (a)", "ou66-jyh (b)"]
     assert content["networks"][0]["metrics"] == content["networks"][1]["metrics"]
     assert content["agreement"]["same_decision"][0][1] == 1
-    assert "ou66-jyh (b)" in capsys.readouterr().out
+    assert "(b)" in capsys.readouterr().out
 
 
 def test_a_users_own_rare_set(trained, store, tmp_path):

@@ -10,7 +10,7 @@ from astropy.table import Table
 
 from lensfind import LensFinder, LensfindError
 from lensfind.data import Store, finish, write_shard
-from lensfind.inputs import data_for, device, load_networks, rows_of
+from lensfind.inputs import data_for, device, load_networks, rows_of, seen
 from tests.conftest import compose, noise_stamps
 
 CPU = torch.device("cpu")
@@ -21,6 +21,14 @@ def weights(path, architecture="ou66", bands=("J", "Y", "H")):
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(LensFinder(architecture, bands).net.state_dict(), path)
     return path
+
+
+def other_run(trained, folder, change):
+    """The folder of a run with a checkpoint like that of ``trained``, changed."""
+    content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    change(content)
+    (folder / "checkpoints").mkdir(parents=True)
+    torch.save(content, folder / "checkpoints" / "best.ckpt")
 
 
 def test_one_path_or_many(tmp_path, trained):
@@ -36,8 +44,7 @@ def test_one_path_or_many(tmp_path, trained):
 
 def test_a_sweeps_folder_names_its_runs(tmp_path, trained):
     for name in ("rate-1", "rate-2"):
-        (tmp_path / "sweep" / name / "checkpoints").mkdir(parents=True)
-        shutil.copy(trained / "checkpoints" / "best.ckpt", tmp_path / "sweep" / name / "checkpoints")
+        other_run(trained, tmp_path / "sweep" / name, lambda content, name=name: content["lensfind"].update(note=name))
     (tmp_path / "sweep" / "unfinished").mkdir()
     networks = load_networks(str(tmp_path / "sweep"), CPU)
     assert [network.name for network in networks] == ["ou66-jyh (rate-1)", "ou66-jyh (rate-2)"]
@@ -98,15 +105,39 @@ def test_networks_of_one_run_keep_its_split(trained, store):
     assert {"train", "val", "test"} <= set(own.splits)
 
 
-def test_networks_of_different_data_must_be_told(tmp_path, trained):
-    other = tmp_path / "other" / "checkpoints" / "best.ckpt"
-    other.parent.mkdir(parents=True)
-    content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
-    content["datamodule_hyper_parameters"]["split"]["seed"] = 7
-    torch.save(content, other)
-    networks = load_networks([str(trained), str(other)], CPU)
+def test_networks_of_different_data_must_be_told(tmp_path, trained, store):
+    split = "datamodule_hyper_parameters"
+    other_run(trained, tmp_path / "other", lambda content: content[split]["split"].update(seed=7))
+    networks = load_networks([str(trained), str(tmp_path / "other")], CPU)
     with pytest.raises(LensfindError, match="split .* of .* and .*Name data that none of them has seen"):
         data_for(compose("evaluate", "checkpoint=x"), networks)
+    with pytest.raises(LensfindError, match="keep one split"):
+        data_for(compose("evaluate", "checkpoint=x", "data=shards", f"data.root={store}"), networks)
+
+
+def test_a_copy_of_a_network_is_refused(tmp_path):
+    a = weights(tmp_path / "a.pt")
+    shutil.copy(a, tmp_path / "b.pt")
+    with pytest.raises(LensfindError, match=r"b\.pt, a copy of .*a\.pt"):
+        load_networks([str(a), str(tmp_path / "b.pt")], CPU)
+
+
+@pytest.mark.parametrize("way", ["moved", "linked"])
+def test_the_split_is_kept_wherever_the_data_lie(trained, store, tmp_path, way):
+    """Else rows of the training would pass for test rows."""
+    if way == "moved":
+        shutil.copytree(store, tmp_path / "copy")
+    else:
+        (tmp_path / "copy").symlink_to(store)
+    networks = load_networks(str(trained), CPU)
+    here = data_for(compose("evaluate", "checkpoint=x"), networks)
+    rule = "data.lens_rule='theta_e > 1.2'"  # other labels do not move the rows from part to part
+    for more in ([], [rule]):
+        there = data_for(
+            compose("evaluate", "checkpoint=x", "data=shards", f"data.root={tmp_path / 'copy'}", *more), networks
+        )
+        assert (there.splits == here.splits).all()
+    assert (seen(networks, there)["ou66-jyh"] == here.splits).all()
 
 
 def test_store_is_read_once_for_all_bands(tmp_path, store):

@@ -23,7 +23,7 @@ from lensfind.evaluation.page import write_report
 from lensfind.evaluation.predictions import Predicted, write_predictions
 from lensfind.evaluation.report import print_table
 from lensfind.evaluation.selection import Selection, write_selection
-from lensfind.evaluation.summary import answers
+from lensfind.evaluation.summary import answers, best_first
 from lensfind.evaluation.survey import purity_completeness, survey_curve
 from lensfind.files import whole_file, write_file
 from lensfind.page import Entry
@@ -67,6 +67,8 @@ def write_folder(
         The pictures.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for old in ("metrics.json", "report.html"):  # a folder without them is not finished, whoever wrote the rest
+        (folder / old).unlink(missing_ok=True)
     content["command"] = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
     files = [folder / f"predictions.{suffix}"]
     _predictions(files[0], content, every, data)
@@ -89,7 +91,7 @@ def write_folder(
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower() or "network"
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:60] or "network"
 
 
 def _named(stem: str, one: Scored, every: Sequence[Scored], suffix: str) -> str:
@@ -149,13 +151,11 @@ def _pictures(
         tables = {name: selection.tables for name, selection in selections.items()}
         caption = "Completeness against each property; grey: numbers of lenses."
         add("completeness", "completeness.png", figures.completeness(tables), caption)
-        for one in every if len(every) == 1 else every[:0]:
-            for pair, table in tables[one.judge.name].items():
-                if "," in pair:
-                    name = f"completeness_{pair.replace(',', '_')}.png"
-                    add(
-                        "completeness", name, figures.completeness_map(table), "In per cent, with the number of lenses."
-                    )
+        best = str(best_first(content)[0][0]["name"])
+        for pair, table in tables[best].items():
+            if "," in pair:
+                name = f"completeness_{pair.replace(',', '_')}.png"
+                add("completeness", name, figures.completeness_map(table), f"{best}: per cent found, and lenses.")
     rare = {name: network["rare"] for name, network in networks.items() if network["rare"]}
     if rare:
         add("rare", "rare.png", figures.rare_recall(rare), "Recall as it is, and in matched pairs.")
@@ -206,5 +206,7 @@ def _say(folder: Path, content: Mapping[str, Any]) -> None:
     print_table(rows, title=f"{data['n_objects']} objects ({data['rows']} rows), {data['n_lenses']} lenses")
     for number, answer in enumerate(answers(content), 1):
         console.print(f"{number}. {answer.question} {answer.lead}", markup=False)
-    console.print(f"Results: {folder} (metrics.json with intervals, {', '.join(content['files'])})")
-    console.print(f"Report: {folder / 'report.html'}")
+    for warning in content["warnings"]:
+        console.print(f"Warning: {warning}", markup=False)
+    console.print(f"Results: {folder} (metrics.json with intervals, {', '.join(content['files'])})", markup=False)
+    console.print(f"Report: {folder / 'report.html'}", markup=False)

@@ -6,6 +6,7 @@ What is chosen here is chosen on validation rows, never on those that are evalua
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from lensfind.evaluation.predict import Predictions
 from lensfind.evaluation.threshold import choose_threshold
 from lensfind.inputs import Network
 
-__all__ = ["Judge", "Scored", "appoint", "voices"]
+__all__ = ["Judge", "Scored", "appoint", "check_calibration", "check_threshold", "needed", "voices"]
 
 DEFAULT = 0.5
 
@@ -114,10 +115,11 @@ def appoint(
     Raises:
         LensfindError: A choice or fit needs validation rows and there are none; or see the parts.
     """
-    if calibration not in (None, "stored", *METHODS):
-        raise LensfindError(
-            f"calibration out of {', '.join(METHODS)}, stored, or null", repr(calibration), "Set calibration=null."
-        )
+    check_threshold(threshold)
+    check_calibration(calibration)
+    n = 0 if validation is None else len(validation.label)
+    needed(n, "threshold", threshold)
+    needed(n, "calibration", calibration)
     judges = []
     spoken = voices(networks, np.zeros((len(networks), 0)) if validation is None else validation.log_odds)
     for k, (name, log_odds) in enumerate(spoken):
@@ -127,25 +129,58 @@ def appoint(
         if network is not None and calibration == "stored":
             fitted, place = read(network.path, network.sha256), str(stored_at(network.path))
         elif network is not None and calibration is not None:
-            _needed(validation, f"calibration={calibration}", "calibration=stored")
             assert validation is not None
             try:
                 fitted = fit(validation.label, log_odds, calibration, checkpoint_sha256=network.sha256, data=data)
             except LensfindError as error:
                 expected, got, do = error.args
                 raise LensfindError(f"{expected} for {name}", got, do) from error
-            place = str(write(fitted, network.path))
+            place = str(_store(fitted, network.path))
         members = () if network is not None else tuple(one.name for one in networks)
         judges.append(Judge(name, network, members, chosen, source, fitted, place))
     return judges
 
 
-def _needed(validation: Predictions | None, asked: str, instead: str) -> None:
-    if validation is None:
+def check_calibration(calibration: Any) -> None:
+    """Refuse another word than ``temperature``, ``isotonic``, ``stored`` and None."""
+    if calibration not in (None, "stored", *METHODS):
         raise LensfindError(
-            f"validation rows for {asked}, apart from the rows to evaluate",
+            f"calibration out of {', '.join(METHODS)}, stored, or null", repr(calibration), "Set calibration=null."
+        )
+
+
+def check_threshold(threshold: Any) -> None:
+    """Refuse what is neither a number in [0, 1] nor a goal."""
+    if (
+        threshold is None
+        or threshold == "f1"
+        or (isinstance(threshold, Mapping) and set(threshold) & {"fpr", "purity"})
+    ):
+        return
+    number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    if not number or not 0 <= threshold <= 1:
+        raise LensfindError(
+            "threshold as a number from 0 to 1, f1, {fpr: x}, {purity: x}, or null",
+            repr(threshold),
+            "Set threshold=0.5.",
+        )
+
+
+def needed(validation: int, key: str, value: Any) -> None:
+    """Refuse a choice or fit that needs validation rows where there are none.
+
+    Args:
+        validation: Number of validation rows apart from the rows to evaluate.
+        key: ``"threshold"`` or ``"calibration"``.
+        value: What it is set to.
+    """
+    free = (None, "stored") if key == "calibration" else (None,)
+    if not validation and value not in free and not (key == "threshold" and isinstance(value, int | float)):
+        raise LensfindError(
+            f"validation rows for {key}={value}, apart from the rows to evaluate",
             "none",
-            f"Set split=fraction (with the rows=test that it is), or {instead}.",
+            "Evaluate rows=test of data with a split (split=fraction), or set "
+            + ("calibration=stored." if key == "calibration" else "threshold=0.5."),
         )
 
 
@@ -158,11 +193,6 @@ def _threshold(
     if asked is None and (validation is None or not 0 < validation.label.sum() < len(validation.label)):
         return DEFAULT, "the usual 0.5: there are no validation rows of both classes to choose it on"
     goal: str | Mapping[str, float] = "f1" if asked is None else asked
-    if goal != "f1" and not isinstance(goal, Mapping):
-        raise LensfindError(
-            "threshold as a number, f1, {fpr: x}, {purity: x}, or null", repr(asked), "Set threshold=0.5."
-        )
-    _needed(validation, f"threshold={asked}", "threshold=0.5")
     assert validation is not None
     if isinstance(goal, Mapping) and "purity" in goal:
         goal = {"prevalence": prevalence} | dict(goal)
@@ -170,3 +200,15 @@ def _threshold(
     return choose_threshold(
         validation.label, expit(log_odds), goal
     ), f"{named} on {len(validation.label)} validation rows"
+
+
+def _store(calibration: Calibration, checkpoint: Path) -> Path:
+    try:
+        return write(calibration, checkpoint)
+    except LensfindError as error:
+        expected, got, _ = error.args
+        raise LensfindError(
+            f"to store the calibration beside {checkpoint} ({expected})",
+            got,
+            "Copy the checkpoint to a folder that you may write to, or set calibration=null.",
+        ) from error

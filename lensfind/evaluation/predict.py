@@ -13,7 +13,7 @@ from scipy.special import expit
 from torch.utils.data import DataLoader
 
 from lensfind.errors import LensfindError
-from lensfind.finder import LensFinder
+from lensfind.finder import LensFinder, Stamps
 
 __all__ = ["Predictions", "predict"]
 
@@ -64,20 +64,24 @@ def predict(
     with Progress(*columns, disable=not progress) as bar:
         task = bar.add_task(what, total=total)
         for batch in loader:
-            scores.append(np.stack([finder.log_odds(batch["stamps"]).numpy() for finder in finders]))
             rows.append(np.asarray(batch["row"], dtype=np.int64))
+            scores.append(np.stack([_finite(finder, batch["stamps"], rows[-1]) for finder in finders]))
             labels.append(np.asarray(batch["label"], dtype=np.int64))
             bar.advance(task, len(rows[-1]))
     if not rows:
         raise LensfindError("objects to score", "none", "Choose rows=all, or data that have such rows.")
-    found = Predictions(np.concatenate(rows), np.concatenate(labels), np.concatenate(scores, axis=1))
-    bad = ~np.isfinite(found.log_odds)
+    return Predictions(np.concatenate(rows), np.concatenate(labels), np.concatenate(scores, axis=1))
+
+
+def _finite(finder: LensFinder, stamps: Stamps, row: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Log-odds of one batch; wrong ones are told at once, not after hours."""
+    log_odds: NDArray[np.float64] = finder.log_odds(stamps).numpy()
+    bad = ~np.isfinite(log_odds)
     if bad.any():
-        k, i = np.argwhere(bad)[0]
         raise LensfindError(
             "finite scores",
-            f"{int(bad.sum())} that are NaN or infinite, the first by {finders[k].name} for row {found.row[i]}",
+            f"{int(bad.sum())} that are NaN or infinite, the first by {finder.name} for row {row[bad][0]}",
             "The weights overflow on these stamps: check the checkpoint, and the data with python -m lensfind.data "
             "verify DIR.",
         )
-    return found
+    return log_odds

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lensfind import figures
@@ -93,14 +94,14 @@ def comparison(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def print_table(rows: Sequence[Mapping[str, Any]], title: str | None = None, console: Console | None = None) -> None:
     """Print rows of results: a row per network, floats with four digits, an en dash where undefined."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=None if title is None else escape(title), title_justify="left", title_style="bold")
     keys = list(dict.fromkeys(key for row in rows for key in row))
     for key in keys:
         text = any(isinstance(row.get(key), str) for row in rows)
-        table.add_column(key.replace("_", " "), justify="left" if text else "right")
+        table.add_column(escape(key.replace("_", " ")), justify="left" if text else "right")
     for row in rows:
         values = (row.get(key) for key in keys)
-        table.add_row(*("–" if v is None else f"{v:.4f}" if isinstance(v, float) else str(v) for v in values))
+        table.add_row(*("–" if v is None else f"{v:.4f}" if isinstance(v, float) else escape(str(v)) for v in values))
     (console or Console()).print(table)
 
 

@@ -1,6 +1,5 @@
 """The app ``evaluate``: every question to every network on one pass over the data, then the files."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 from astropy.table import Table, vstack
 from hydra.utils import instantiate
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from lensfind.bands import BANDS
@@ -16,16 +16,19 @@ from lensfind.dashboard import finish, send_evaluation, wandb_logger
 from lensfind.data import LensData
 from lensfind.errors import LensfindError
 from lensfind.evaluation.agreement import agreement
+from lensfind.evaluation.calibration import read
 from lensfind.evaluation.folder import versions, write_folder
-from lensfind.evaluation.judges import Judge, Scored, appoint, voices
+from lensfind.evaluation.judges import Judge, Scored, appoint, check_calibration, check_threshold, needed, voices
 from lensfind.evaluation.mistakes import false_positives
 from lensfind.evaluation.predict import Predictions, predict
 from lensfind.evaluation.predictions import FORMATS
 from lensfind.evaluation.rare import matched, recall_row
 from lensfind.evaluation.scores import checked_survey, reliability, scores
 from lensfind.evaluation.selection import Selection, selection_function
-from lensfind.evaluation.sensitivity import choose_ids, sensitivity
-from lensfind.inputs import Network, rows_of
+from lensfind.evaluation.sensitivity import check_properties, choose_ids, sensitivity
+from lensfind.finder import LensFinder
+from lensfind.inputs import Network, rows_of, seen
+from lensfind.simulation.make import simulated_store
 
 __all__ = ["run_evaluation"]
 
@@ -59,7 +62,7 @@ def run_evaluation(cfg: DictConfig, networks: Sequence[Network], open_data: Call
             "predictions",
         )
     }
-    _check(asked)
+    _check(asked, Path(cfg.output_dir))
     logger = wandb_logger(cfg)
     exit_code = 1
     try:
@@ -76,12 +79,21 @@ def run_evaluation(cfg: DictConfig, networks: Sequence[Network], open_data: Call
     return content
 
 
-def _check(asked: Mapping[str, Any]) -> None:
+def _check(asked: Mapping[str, Any], folder: Path) -> None:
     """Refuse at once what would fail only after hours of scoring."""
+    for key in ("survey", "bootstrap", "selection", "sensitivity"):
+        if not isinstance(asked[key], Mapping):
+            raise LensfindError(f"{key} with its keys", repr(asked[key]), f"Leave {key} out, or set {key}.KEY=VALUE.")
     survey, bootstrap, form = asked["survey"], asked["bootstrap"], str(asked["predictions"])
     checked_survey(survey["prevalence"], survey["n_objects"], survey["top"], bootstrap["resamples"], bootstrap["seed"])
+    check_threshold(asked["threshold"])
+    check_calibration(asked["calibration"])
     if f".{form}" not in FORMATS:
         raise LensfindError(f"predictions out of {', '.join(one[1:] for one in FORMATS)}", form, "Set predictions=csv.")
+    if (folder / "checkpoints").is_dir():
+        raise LensfindError(
+            "a folder of its own for the evaluation", f"the run in {folder}", "Choose another: hydra.run.dir=DIR."
+        )
 
 
 def _answers(
@@ -94,23 +106,40 @@ def _answers(
             f"rows of the split {asked['rows']}", f"none in {data.store.root}", "Choose rows=all or another split."
         )
     finders = [network.finder for network in networks]
+    every_row = len(rows) == len(data.catalogue) and bool((np.diff(rows) == 1).all())
+    catalogue = data.catalogue if every_row else data.catalogue[rows]  # a million rows are half a gigabyte
+    lens = data.labels[rows] == 1
+    lenses = catalogue[lens]
+    if lens.any():  # a property that is not there is named before the scoring
+        selection_function(lenses, np.zeros(len(lenses), dtype=np.bool_), **asked["selection"])
+    probed = _probed(asked["sensitivity"], finders, data, rows)
+    sets = _rare_sets(cfg, networks)
     apart = data.rows("val") if asked["rows"] in ("train", "test") else rows[:0]
-    validation = predict(finders, data.loader(apart), what="validation rows") if len(apart) else None
-    root = str(data.store.root)
     settings = {"threshold": asked["threshold"], "calibration": asked["calibration"]}
-    judges = appoint(networks, validation, prevalence=asked["survey"]["prevalence"], data=root, **settings)
+    for key, value in settings.items():
+        needed(len(apart), key, value)
+    for network in networks if asked["calibration"] == "stored" else ():
+        read(network.path, network.sha256)
+    validation = predict(finders, data.loader(apart), what="validation rows") if len(apart) else None
+    prevalence, sha256 = asked["survey"]["prevalence"], data.store.sha256
+    judges = appoint(networks, validation, prevalence=prevalence, data=sha256, **settings)
     found = predict(finders, data.loader(rows))
-    every = _scored(judges, networks, found, data.catalogue[found.row])
-    selections = {
-        one.judge.name: selection_function(one.catalogue[one.lens], one.found[one.lens], **asked["selection"])
-        for one in every
-        if one.lens.any()
-    }
-    rare = _rare(cfg, networks, judges, every)
-    probe = _probe(asked["sensitivity"], networks, judges, data, rows)
+    every = _scored(judges, networks, found, catalogue)
+    selections = (
+        {one.judge.name: selection_function(lenses, one.found[lens], **asked["selection"]) for one in every}
+        if lens.any()
+        else {}
+    )
+    rare = _rare(sets, networks, judges, every)
+    probe: dict[str, list[dict[str, Any]]] = {}
+    if probed:
+        named = {network.name: network.finder for network in networks}
+        thresholds = {judge.name: judge.threshold for judge in judges}
+        probe = sensitivity(named, data.store.root, probed, asked["sensitivity"]["properties"], thresholds)
     content = {
         "app": "evaluate",
-        "data": _about(data, asked["rows"], found),
+        "data": _about(data, asked["rows"], rows, catalogue),
+        "warnings": _warnings(networks, judges, data, rows),
         "survey": asked["survey"],
         "bootstrap": {**asked["bootstrap"], "level": 0.95},
         "networks": [
@@ -127,6 +156,23 @@ def _answers(
         "versions": versions(),
     }
     return content, every, selections
+
+
+def _warnings(
+    networks: Sequence[Network], judges: Sequence[Judge], data: LensData, rows: NDArray[np.int64]
+) -> list[str]:
+    """What makes the scores look better than they are: rows that a network, or its calibration, was fitted to."""
+    warnings = []
+    splits = seen(networks, data)
+    for judge in judges:
+        parts = splits[judge.name][rows] if judge.name in splits else np.empty(0, dtype="U1")
+        trained = int((parts == "train").sum())
+        if trained:
+            warnings.append(f"{judge.name} was trained on {trained} of these objects: its scores are too good.")
+        own = judge.calibration is not None and judge.calibration.data == data.store.sha256
+        if own and (parts == "val").any():
+            warnings.append(f"The calibration of {judge.name} was fitted on some of these objects.")
+    return warnings
 
 
 def _scored(judges: Sequence[Judge], networks: Sequence[Network], found: Predictions, catalogue: Table) -> list[Scored]:
@@ -210,35 +256,43 @@ def _properties(selections: Mapping[str, Selection]) -> dict[str, Any]:
     }
 
 
-def _about(data: LensData, rows: str, found: Predictions) -> dict[str, Any]:
-    manifest, kinds = data.store.manifest["made_by"], data.catalogue[found.row]
-    lenses = int(found.label.sum())
+def _about(data: LensData, rows: str, chosen: NDArray[np.int64], catalogue: Table) -> dict[str, Any]:
+    made_by, lenses = data.store.manifest["made_by"], int(data.labels[chosen].sum())
+    scenario = made_by.get("scenario")
     return {
         "root": str(data.store.root),
         "rows": rows,
-        "n_objects": len(found.row),
+        "n_objects": len(chosen),
         "n_lenses": lenses,
-        "n_nonlenses": len(found.row) - lenses,
-        "manifest_sha256": hashlib.sha256((data.store.root / "manifest.yaml").read_bytes()).hexdigest(),
+        "n_nonlenses": len(chosen) - lenses,
+        "manifest_sha256": data.store.sha256,
         "made_by": {
-            "app": manifest.get("app"),
-            "scenario": (manifest.get("scenario") or {}).get("name"),
-            "n": manifest.get("n"),
-            "seed": manifest.get("seed"),
+            "app": made_by.get("app"),
+            "scenario": scenario.get("name") if isinstance(scenario, Mapping) else scenario,
+            "n": made_by.get("n"),
+            "seed": made_by.get("seed"),
         },
-        "kinds": dict(Counter(np.asarray(kinds["kind"]).astype(str).tolist())) if "kind" in kinds.colnames else {},
+        "kinds": dict(Counter(np.asarray(catalogue["kind"]).astype(str).tolist()))
+        if "kind" in catalogue.colnames
+        else {},
     }
 
 
-def _rare(
-    cfg: DictConfig, networks: Sequence[Network], judges: Sequence[Judge], every: Sequence[Scored]
-) -> dict[str, list[dict[str, Any]]]:
-    """Rows of every judge: recall on each set of ``cfg.rare``, and matched with single lenses.
+def _probed(
+    asked: Mapping[str, Any], finders: Sequence[LensFinder], data: LensData, rows: NDArray[np.int64]
+) -> list[int]:
+    """Ids of the lenses to make again; empty if none are asked for."""
+    if asked["n"] == 0:
+        return []
+    check_properties(asked["properties"], finders)
+    ids = choose_ids(data.store.catalogue[["id", "label"]][rows], asked["n"], asked["seed"])
+    simulated_store(data.store.root, ids)
+    return ids
 
-    Single lenses to match with are those of the set ``single_lens`` and those among the objects evaluated.
-    """
-    rows: dict[str, list[dict[str, Any]]] = {judge.name: [] for judge in judges}
-    sets: dict[str, list[Scored]] = {}
+
+def _rare_sets(cfg: DictConfig, networks: Sequence[Network]) -> dict[str, LensData]:
+    """The sets of ``cfg.rare`` that are asked for, made and opened."""
+    sets = {}
     for name in RARE:
         settings: dict[str, Any] = OmegaConf.to_container(cfg.rare[name], resolve=True, throw_on_missing=True)  # type: ignore[assignment]
         if settings["n"] == 0 and settings["root"] is None:
@@ -250,43 +304,59 @@ def _rare(
             data = instantiate(settings, bands=bands, split={"kind": "none"}, _convert_="all")
         data.prepare_data()
         data.setup("test")
-        lenses = np.flatnonzero(data.labels == 1)
-        if not len(lenses):
+        if not (data.labels == 1).any():
             raise LensfindError(
-                f"lenses in the set {name}",
-                f"none in {data.root}",
-                f"Name another set, or leave it out: rare.{name}.n=0.",
+                f"lenses in the set {name}", f"none in {data.root}", f"Name another set, or set rare.{name}.n=0."
             )
-        found = predict([network.finder for network in networks], data.loader(lenses), what=name)
-        sets[name] = _scored(judges, networks, found, data.catalogue[found.row])
-    for name, scored in sets.items():
-        for k, one in enumerate(scored):
+        sets[name] = data
+    return sets
+
+
+def _rare(
+    sets: Mapping[str, LensData], networks: Sequence[Network], judges: Sequence[Judge], every: Sequence[Scored]
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows of every judge: recall on each set, and matched with single lenses.
+
+    Single lenses to match with are those of the set ``single_lens`` and those among the objects evaluated.
+    """
+    scored: dict[str, list[Scored]] = {}
+    for name, data in sets.items():
+        found = predict(
+            [network.finder for network in networks], data.loader(np.flatnonzero(data.labels == 1)), what=name
+        )
+        scored[name] = _scored(judges, networks, found, data.catalogue[found.row])
+    rows: dict[str, list[dict[str, Any]]] = {judge.name: [] for judge in judges}
+    for name, group in scored.items():
+        for k, one in enumerate(group):
             pair: dict[str, Any] | None = None
             why: str | None = "the set that the others are matched with"
             if name != "single_lens":
-                singles = [_single(group[k]) for group in ([sets["single_lens"]] if "single_lens" in sets else [])]
-                singles += [_single(every[k])] if "arc_snr" in every[k].catalogue.colnames else []
-                singles = [single for single in singles if len(single[0])]
-                why = "there are no single lenses to match with: set rare.single_lens.n too"
-                if singles:
-                    pool = vstack([table[["ein_area", "arc_snr", "arc_snr_2"]] for table, _ in singles])
-                    pair, why = matched(one.catalogue, one.found, pool, np.concatenate([hits for _, hits in singles]))
+                singles = [scored["single_lens"][k]] if "single_lens" in scored else []
+                pair, why = _pairs(one, [*singles, *_single(every[k])])
             rows[one.judge.name].append(recall_row(name, one.found) | {"matched": pair, "why_not_matched": why})
     return rows
 
 
-def _single(one: Scored) -> tuple[Table, Any]:
-    """The single lenses among scored objects, and which of them are found."""
-    there = one.lens & (np.asarray(one.catalogue["kind"]).astype(str) == "lens")
-    return one.catalogue[there], one.found[there]
+MATCHED = ("ein_area", "arc_snr")
+"""Columns without which nothing can be matched."""
 
 
-def _probe(
-    asked: Mapping[str, Any], networks: Sequence[Network], judges: Sequence[Judge], data: LensData, rows: Any
-) -> dict[str, list[dict[str, Any]]]:
-    if not asked["n"]:
-        return {}
-    ids = choose_ids(data.catalogue[rows], asked["n"], asked["seed"])
-    finders = {network.name: network.finder for network in networks}
-    thresholds = {judge.name: judge.threshold for judge in judges}
-    return sensitivity(finders, data.store.root, ids, asked["properties"], thresholds)
+def _pairs(rare: Scored, singles: Sequence[Scored]) -> tuple[dict[str, Any] | None, str | None]:
+    lacking = [name for name in MATCHED if name not in rare.catalogue.colnames]
+    if lacking:
+        return None, f"the set has no column {', '.join(lacking)}"
+    if not singles:
+        return None, "there are no single lenses to match with: set rare.single_lens.n too"
+    tables = [one.catalogue[[c for c in (*MATCHED, "arc_snr_2") if c in one.catalogue.colnames]] for one in singles]
+    pool = vstack(tables, metadata_conflicts="silent")
+    return matched(rare.catalogue, rare.found, pool, np.concatenate([one.found for one in singles]))
+
+
+def _single(one: Scored) -> list[Scored]:
+    """The single lenses among the objects evaluated, if their catalogue tells."""
+    if not {"kind", *MATCHED} <= set(one.catalogue.colnames):
+        return []
+    there = np.flatnonzero(one.lens & (np.asarray(one.catalogue["kind"]).astype(str) == "lens"))
+    columns = [name for name in (*MATCHED, "arc_snr_2") if name in one.catalogue.colnames]
+    some = Scored(one.judge, one.log_odds[there], one.label[there], one.row[there], one.catalogue[columns][there])
+    return [some] if len(there) else []

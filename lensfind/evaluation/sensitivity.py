@@ -21,7 +21,7 @@ from lensfind.evaluation.bootstrap import wilson
 from lensfind.finder import LensFinder
 from lensfind.simulation.vary import PROPERTIES, Value, Variations, check_value, variations
 
-__all__ = ["choose_ids", "sensitivity"]
+__all__ = ["check_properties", "choose_ids", "sensitivity"]
 
 Row = dict[str, Any]
 Asked = Mapping[str, Sequence[Value]]
@@ -90,7 +90,7 @@ def sensitivity(
         LensfindError: No finder or lens, an object that is no lens, an impossible property or value, or what
             :func:`lensfind.simulation.vary.variations` raises.
     """
-    asked = _asked(properties, finders)
+    asked = check_properties(properties, list(finders.values()))
     if not ids:
         raise LensfindError("lenses to probe", "none", "Set sensitivity.n=24, or 0 for none.")
     bands = [band for band in BANDS if any(band in finder.bands for finder in finders.values())]
@@ -122,11 +122,11 @@ def sensitivity(
     }
 
 
-def _asked(properties: Mapping[str, Sequence[Value] | None] | None, finders: Mapping[str, LensFinder]) -> Asked:
-    """Checked values of each property, the reference among them, in order."""
+def check_properties(properties: Mapping[str, Sequence[Value] | None] | None, finders: Sequence[LensFinder]) -> Asked:
+    """Checked values of each property, the reference among them, in order; arguments of :func:`sensitivity`."""
     if not finders:
         raise LensfindError("one or more finders", "none", "Name one with checkpoint=PATH.")
-    read = {band for finder in finders.values() for band in finder.bands}
+    read = {band for finder in finders for band in finder.bands}
     asked: dict[str, Sequence[Value]] = {}
     for name, values in (dict.fromkeys(PROPERTIES) if properties is None else properties).items():
         check_value(name, PROPERTIES[name].reference if name in PROPERTIES else None)
