@@ -84,6 +84,7 @@ def million(n: int = 1_000_000) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, work in {
             "scores, 1,000 resamples": lambda: scores(label, p, resamples=1000),
+            "ece and brier only": lambda: scores(label, p, resamples=1000, only=("ece", "brier")),
             "survey curve, 200 resamples": lambda: survey_curve(label, p, resamples=200),
             "purity curve, 200 resamples": lambda: purity_completeness(label, p, resamples=200),
             "selection function": lambda: selection_function(catalogue[label == 1], p[label == 1] > 0.5),

@@ -5,11 +5,11 @@ import tracemalloc
 import numpy as np
 import pytest
 from scipy import stats
-from scipy.special import expit
+from scipy.special import expit, logit
 from sklearn import metrics as sklearn
 
-from lensfind.evaluation import scores
-from lensfind.evaluation.bootstrap import interval, ratio_interval, resample, weighted_interval, wilson
+from lensfind.evaluation import bootstrap, scores
+from lensfind.evaluation.bootstrap import ece_interval, interval, ratio_interval, resample, weighted_interval, wilson
 from lensfind.evaluation.ranking import METRICS, Ranking, Setting, rank
 from lensfind.evaluation.scores import _at_threshold
 
@@ -67,10 +67,62 @@ def test_95_of_100_intervals_hold_the_truth():
             hits[name] += low <= value <= high
             values[name].append(result.values[name])
     covered = {name: count / trials for name, count in hits.items()}
+    assert covered.pop("ece") >= 0.93  # its interval is meant to hold at least so often
     assert {name: share for name, share in covered.items() if not 0.91 <= share <= 0.99} == {}
     assert 0.93 < np.mean(list(covered.values())) < 0.97
     for name, value in true.items():  # so that wide intervals about a wrong value would not do
         assert np.median(values[name]) == pytest.approx(value, rel=0.06), name  # ratios of few are skewed
+
+
+@pytest.mark.parametrize(
+    ("n", "slope", "error", "width"),
+    [
+        *((500, 1, 0, 0.1), (5000, 1, 0, 0.03)),  # calibrated: ECE is 0.045 and 0.014 by noise alone
+        *((500, 0.8, 0.0285, 0.1), (5000, 0.8, 0.0285, 0.04)),
+        *((500, 0.3, 0.1643, 0.13), (5000, 0.3, 0.1643, 0.035)),
+    ],
+)
+def test_calibration_error_is_held_where_noise_makes_it(n, slope, error, width):
+    """P of beta(0.4, 0.4), whose shares of lenses are expit(slope logit P); percentiles held 0 % of the first."""
+    grid = stats.beta.ppf((np.arange(50_000) + 0.5) / 50_000, 0.4, 0.4)
+    gap = np.bincount(np.minimum((grid * 15).astype(int), 14), grid - expit(slope * logit(grid)))
+    assert np.abs(gap).sum() / grid.size == pytest.approx(error, abs=2e-4)
+    hits, widths, trials = 0, [], 150
+    for seed in range(trials):
+        rng = np.random.default_rng(seed)
+        p = rng.beta(0.4, 0.4, n)
+        low, high = ece_interval(rank((rng.random(n) < expit(slope * logit(p))).astype(np.int64), p), seed)
+        hits += low <= error <= high
+        widths.append(high - low)
+    assert hits / trials > 0.93
+    assert np.mean(widths) < width
+
+
+def test_calibration_error_of_certainties_and_of_one_bin():
+    """All lenses at P = 0.7: the gap is 0.3 for sure, but a non-lens could have come."""
+    low, high = ece_interval(rank(np.ones(100, dtype=np.int64), np.full(100, 0.7)))
+    assert 0.15 < low < 0.3 < high < 0.45
+    low, high = ece_interval(rank(np.zeros(1000, dtype=np.int64), np.full(1000, 1e-6)))
+    assert low == 0
+    assert 1e-6 < high < 3 / 1000
+    assert ece_interval(rank(np.array([0]), np.array([1.0])))[1] == 1
+    # One bin without noise to speak of: the normal interval of a mean.
+    rng = np.random.default_rng(0)
+    label = (rng.random(40_000) < 0.5).astype(np.int64)
+    low, high = ece_interval(rank(label, np.full(label.size, 0.9)))
+    assert ((low + high) / 2, high - low) == pytest.approx((0.9 - label.mean(), 2 * 1.96 * 0.5 / 200), rel=0.06)
+
+
+@pytest.mark.parametrize(("patience", "shown"), [(0.0, True), (60.0, False)])
+def test_a_long_bootstrap_shows_how_far_it_is(monkeypatch, capsys, patience, shown):
+    monkeypatch.setattr(bootstrap, "_MOMENT", patience)
+    label, p = experiment(0)
+    quiet = scores(label, p, resamples=30)
+    assert capsys.readouterr().out == ""
+    assert scores(label, p, resamples=30, progress=True) == quiet
+    printed = capsys.readouterr().out
+    assert ("30/30" in printed) == shown
+    assert (printed == "") != shown
 
 
 @pytest.mark.parametrize(("tpr", "fpr"), [(0.95, 0.02), (0.6, 0.1), (0.99, 0.4)])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
 
 from lensfind import LensfindError
 from lensfind.evaluation import scores
@@ -30,11 +31,35 @@ def test_recovers_a_known_temperature(temperature):
     label, odds = draw(300, 2, temperature)
     small = fit(label, odds)
 
-    def loss(t: float) -> float:
-        return -np.log(np.where(label == 1, expit(odds / t), expit(-odds / t))).mean()
+    def loss(t: float, b: float) -> float:
+        return -np.log(np.where(label == 1, expit(odds / t + b), expit(-odds / t - b))).mean()
 
-    assert all(loss(small.temperature) <= loss(small.temperature * f) for f in (0.99, 1.01))
-    np.testing.assert_allclose(apply(small, odds), expit(odds / small.temperature))
+    t, b = small.temperature, small.offset
+    assert all(loss(t, b) < loss(t * f, b + d) for f, d in ((0.99, 0), (1.01, 0), (1, -0.01), (1, 0.01)))
+    np.testing.assert_allclose(apply(small, odds), expit(odds / t + b))
+    line = LogisticRegression(C=1e9, tol=1e-10).fit(odds[:, None], label)
+    assert (1 / t, b) == pytest.approx((line.coef_[0, 0], line.intercept_[0]), rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["temperature", "isotonic"])
+def test_carried_to_a_survey_from_a_network_trained_on_another_mix(method):
+    """Exact log-odds of half lenses, fitted where a tenth are, then used where one in a hundred is."""
+    rng = np.random.default_rng(8)
+
+    def drawn(n: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+        label = (np.arange(n) < share * n).astype(np.int64)
+        return label, 2 * (rng.normal(size=n) + 2 * label) - 2
+
+    label, odds = drawn(50_000, 0.1)
+    found = fit(label, odds, method)
+    assert found.prevalence == pytest.approx(0.1)
+    assert apply(found, odds).mean() == pytest.approx(0.1, rel=1e-6 if method == "temperature" else 1e-3)
+    if method == "temperature":
+        assert (found.temperature, found.offset) == pytest.approx((1, logit(0.1)), abs=0.05)
+    label, odds = drawn(500_000, 0.01)
+    survey = to_prevalence(apply(found, odds), found.prevalence, 0.01)
+    assert survey.mean() == pytest.approx(0.01, rel=0.04)
+    assert scores(label, survey).values["ece"] < 0.001
 
 
 @pytest.mark.parametrize("digits", [1, 16])
@@ -100,6 +125,9 @@ def test_prevalence_is_corrected_as_bayes_says():
         ([0, 3], [1, 2], "isotonic", "labels 0 or 1"),
         ([0, 1], [1, 2], "platt", "temperature, isotonic; got 'platt'"),
         ([0] * 20 + [1] * 20, np.arange(40) - 19.5, "temperature", "separate the classes perfectly"),
+        ([0] * 20 + [1] * 20, np.arange(40) + 300, "temperature", "separate the classes perfectly"),
+        ([0, 1] * 20, [3] * 40, "temperature", "tell nothing"),
+        ([0] * 19 + [1, 0] + [1] * 19, np.arange(40) * 1e-4, "temperature", "hardly differ"),
         ([1] * 20 + [0] * 20, np.arange(40) - 19.5, "temperature", "rank lenses below non-lenses"),
     ],
 )
@@ -127,7 +155,7 @@ def test_missing_and_damaged_files(tmp_path):
         read(checkpoint, "ab")
     path = write(fit(*draw(400, 7), checkpoint_sha256="ab"), checkpoint)
     good = json.loads(path.read_text())
-    knots = {"method": "isotonic", "temperature": None, "log_odds": [0.0, 1.0], "p_lens": [0.2, 0.4]}
+    knots = {"method": "isotonic", "temperature": None, "offset": None, "log_odds": [0.0, 1.0], "p_lens": [0.2, 0.4]}
     path.write_text(json.dumps(good | knots))
     assert apply(read(checkpoint, "ab"), 0.5) == pytest.approx(0.3)
     for wrong in (
@@ -137,6 +165,11 @@ def test_missing_and_damaged_files(tmp_path):
         {"temperature": -1},
         {"temperature": float("nan")},
         {"temperature": "1"},
+        {"offset": None},
+        {"offset": float("inf")},
+        {"offset": "1"},
+        {"method": "isotonic", "temperature": None},
+        knots | {"offset": 0.0},
         {"n_lenses": 0},
         {"n": 5},
         {"data": 3},
@@ -180,6 +213,12 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 def test_impossible_calibrations_are_not_made():
     found = fit(*draw(400, 7))
     assert isinstance(found, Calibration)
-    for wrong in ({"temperature": None}, {"method": "x"}, {"n_lenses": 400}, {"log_odds": (1.0,), "p_lens": (0.5,)}):
+    for wrong in (
+        {"temperature": None},
+        {"offset": None},
+        {"method": "x"},
+        {"n_lenses": 400},
+        {"log_odds": (1.0,), "p_lens": (0.5,)},
+    ):
         with pytest.raises(ValueError, match="no calibration"):
             replace(found, **wrong)

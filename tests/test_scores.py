@@ -273,8 +273,15 @@ def test_survey_curve_is_the_metric_at_every_top():
     r = curve["resolved"]
     assert 5 < r.sum() < 30
     inside = (curve["lenses_low"] <= curve["lenses"]) & (curve["lenses"] <= curve["lenses_high"])
-    assert inside[r].mean() > 0.9
+    assert inside[r & np.isfinite(curve["lenses_low"])].mean() > 0.9
     assert np.isnan(curve["lenses_low"][~r]).all()
+    few = 0
+    for k in np.flatnonzero(r):  # the band is the interval of the metric
+        top = scores(label, p, prevalence=0.01, survey=10_000, top=curve["candidates"][k], resamples=50)
+        band = top.intervals["lenses_in_top"] or (np.nan, np.nan)
+        assert [curve["lenses_low"][k], curve["lenses_high"][k]] == pytest.approx(band, nan_ok=True)
+        few += np.isnan(band).any()
+    assert 0 < few < r.sum() / 2
     assert np.isnan(survey_curve(label, p)["purity_low"]).all()
     with pytest.raises(LensfindError, match="0 lenses and 2 non-lenses"):
         survey_curve([0, 0], [0.1, 0.2])
@@ -283,7 +290,8 @@ def test_survey_curve_is_the_metric_at_every_top():
 def test_purity_completeness_is_the_metric_at_every_completeness():
     label, p = draw(3000, 14, 16)
     curve = purity_completeness(label, p, prevalence=0.01, resamples=50)
-    values = scores(label, p, prevalence=0.01).values
+    result = scores(label, p, prevalence=0.01, resamples=50)
+    values = result.values
     assert curve["completeness"][[49, 89]].tolist() == [0.5, 0.9]
     assert curve["purity"][[49, 89]] == pytest.approx(
         [values["purity_at_completeness_0.5"], values["purity_at_completeness_0.9"]]
@@ -295,4 +303,35 @@ def test_purity_completeness_is_the_metric_at_every_completeness():
     # One lens in a hundred found and no false positive: 3 / N bounds the rate.
     t, bound = np.ceil(label.sum() / 100) / label.sum(), 3 / (label == 0).sum()
     assert curve["purity_low"][0] == pytest.approx(0.01 * t / (0.01 * t + 0.99 * bound))
-    assert (curve["purity_low"][r] <= curve["purity"][r] + 1e-12).mean() > 0.95
+    band = np.stack([curve["purity_low"], curve["purity_high"]], axis=1)
+    for k, name in ((49, "0.5"), (89, "0.9")):
+        assert tuple(band[k]) == result.intervals[f"purity_at_completeness_{name}"]
+    wanted = np.arange(1, 101) * label.sum() / 100
+    false = np.array([(p[label == 0] >= np.sort(p[label == 1])[::-1][int(np.ceil(x)) - 1]).sum() for x in wanted])
+    assert np.isnan(band[(false > 0) & (false < 3)]).all()
+    assert ((false > 0) & (false < 3)).any()
+    assert np.isfinite(band[false > 8]).all()
+    known = r & np.isfinite(band).all(axis=1)
+    assert (band[known, 0] <= curve["purity"][known] + 1e-12).mean() > 0.95
+
+
+def test_a_resample_without_false_positives_is_not_pure():
+    """Three false positives above the middle lens: one resample in twenty has none, and none of them says 100 %."""
+    label = np.repeat([1, 0, 1, 0], [50, 3, 50, 997])
+    curve = purity_completeness(label, np.linspace(1, 0, label.size), prevalence=0.01, resamples=300, points=4)
+    high = curve["purity_high"]
+    assert np.isnan(high[:2]).all()
+    assert np.isnan(high[2]) or high[2] < 0.9  # one false positive: 0.0075 / (0.0075 + 0.99 / 1000) = 0.88
+
+
+def test_only_what_is_wanted():
+    label, p = draw()
+    every = scores(label, p, resamples=20)
+    some = scores(label, p, resamples=20, only=("brier", "ece", "recall", "tpr_at_fpr_1e-4"))
+    for part in ("values", "intervals"):
+        assert getattr(some, part) == {name: getattr(every, part)[name] for name in some.values}
+    assert list(some.values) == ["recall", "tpr_at_fpr_1e-4", "ece", "brier"]
+    assert set(some.undefined) == {"tpr_at_fpr_1e-4"}
+    assert scores(label, p, only=()).values == {}
+    with pytest.raises(LensfindError, match="metrics out of auroc, .*; got area. Set only=None"):
+        scores(label, p, only={"area", "ece"})

@@ -46,6 +46,9 @@ def test_purity_falls_back_to_its_bound():
     np.testing.assert_array_equal(line(ax, "a").get_ydata()[r], curve["purity"][r])
     dotted = next(x for x in ax.lines if x.get_linestyle() == ":")
     np.testing.assert_array_equal(dotted.get_ydata()[~r], curve["purity_low"][~r])
+    banded = r & np.isfinite(curve["purity_high"])
+    assert 0 < banded.sum() < r.sum()  # the line stays where there is no band yet
+    assert min(ax.collections[0].get_paths()[0].vertices[:, 0]) == curve["completeness"][banded][0]
     assert list(line(ax, "random").get_ydata()) == [0.01, 0.01]
 
 

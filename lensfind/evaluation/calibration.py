@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import isotonic_regression, minimize_scalar
+from scipy.optimize import isotonic_regression, minimize
 from scipy.special import expit, log_expit
 
 from lensfind.errors import LensfindError
@@ -29,7 +29,9 @@ class Calibration:
 
     Attributes:
         method: ``"temperature"`` or ``"isotonic"``.
-        temperature: P = 1 / (1 + exp(-log_odds / temperature)); None for isotonic.
+        temperature: P = 1 / (1 + exp(-log_odds / temperature - offset)); None for isotonic.
+        offset: Shift of the log-odds from the mix of lenses and non-lenses that the network was trained on to that of
+            the fit; None for isotonic.
         log_odds: Knots of the isotonic map, rising; empty for temperature.
         p_lens: P(lens) at the knots, never falling, inside (0, 1); straight between, level outside.
         n: Objects of the fit.
@@ -40,6 +42,7 @@ class Calibration:
 
     method: str
     temperature: float | None
+    offset: float | None
     log_odds: tuple[float, ...]
     p_lens: tuple[float, ...]
     n: int
@@ -49,7 +52,7 @@ class Calibration:
 
     @property
     def prevalence(self) -> float:
-        """Share of lenses that the calibrated P(lens) assume; see :func:`to_prevalence`."""
+        """Share of lenses in the fit, which the calibrated P(lens) assume; see :func:`to_prevalence`."""
         return self.n_lenses / self.n
 
     def __post_init__(self) -> None:
@@ -57,8 +60,10 @@ class Calibration:
         knots, p = np.asarray(self.log_odds, dtype=np.float64), np.asarray(self.p_lens, dtype=np.float64)
         if self.method == "temperature":
             good = self.temperature is not None and 0 < self.temperature < np.inf and not len(knots) and not len(p)
+            good = good and self.offset is not None and bool(np.isfinite(self.offset))
         else:
-            good = self.method == "isotonic" and self.temperature is None and len(knots) == len(p) > 0
+            good = self.method == "isotonic" and self.temperature is None and self.offset is None
+            good = good and len(knots) == len(p) > 0
             good = good and bool(np.isfinite(knots).all() and (np.diff(knots) > 0).all())
             good = good and bool(((p > 0) & (p < 1)).all() and (np.diff(p) >= 0).all())
         if not good or not 0 < self.n_lenses < self.n:
@@ -70,8 +75,10 @@ def fit(
 ) -> Calibration:
     """The map of log-odds to P(lens) that suits these objects best, meant to be those of the validation split.
 
-    Temperature (Guo et al. 2017, arXiv:1706.04599, sec. 4.2): the one divisor of the log-odds with the least negative
-    log-likelihood; it keeps the ranking. Isotonic (Zadrozny & Elkan 2002): the least-squares rising step function, its
+    Temperature (Guo et al. 2017, arXiv:1706.04599, sec. 4.2): the divisor of the log-odds with the least negative
+    log-likelihood, and in the same likelihood an offset (so that it is Platt's 1999 scaling with a rising line): a
+    divisor alone cannot change the prior of training into that of these objects, which mean P(lens) then equals. It
+    keeps the ranking. Isotonic (Zadrozny & Elkan 2002): the least-squares rising step function, its
     steps joined by straight lines in log-odds; it can mend any shape but ties what it levels. Shares of 0 and 1 are
     drawn in by half an object of the step, (lenses + 1/2) / (n + 1), since no validation set shows a certainty and
     log-odds must stay finite.
@@ -110,21 +117,20 @@ def fit(
             f"{n_lenses} lenses and {truth.size - n_lenses} non-lenses",
             "Use more validation rows, or go without (calibration=null).",
         )
-    temperature, knots, p = None, np.empty(0), np.empty(0)
+    temperature, offset, knots, p = None, None, np.empty(0), np.empty(0)
     if method == "temperature":
-        temperature = _temperature(truth, odds)
+        temperature, offset = _temperature(truth, odds)
     else:
         knots, p = _isotonic(truth, odds)
-    return Calibration(
-        method, temperature, tuple(knots.tolist()), tuple(p.tolist()), truth.size, n_lenses, checkpoint_sha256, data
-    )
+    steps = tuple(knots.tolist()), tuple(p.tolist())
+    return Calibration(method, temperature, offset, *steps, truth.size, n_lenses, checkpoint_sha256, data)
 
 
 def apply(calibration: Calibration, log_odds: ArrayLike) -> NDArray[np.float64]:
     """Calibrated P(lens) of log-odds of any shape; NaN stays NaN."""
     odds = np.asarray(log_odds, dtype=np.float64)
-    if calibration.temperature is not None:
-        return np.asarray(expit(odds / calibration.temperature))
+    if calibration.temperature is not None and calibration.offset is not None:
+        return np.asarray(expit(odds / calibration.temperature + calibration.offset))
     return np.asarray(np.interp(odds, calibration.log_odds, calibration.p_lens), dtype=np.float64)
 
 
@@ -215,6 +221,7 @@ def _parsed(content: Any) -> Calibration | None:
             "version": 1,
             "method": str(method),
             "temperature": (float() | int() | None) as temperature,
+            "offset": (float() | int() | None) as offset,
             "log_odds": list(log_odds),
             "p_lens": list(p_lens),
             "n": int(n),
@@ -223,28 +230,46 @@ def _parsed(content: Any) -> Calibration | None:
             "data": str(data),
         } if all(isinstance(value, float | int) for value in (*log_odds, *p_lens)):
             try:
-                return Calibration(method, temperature, tuple(log_odds), tuple(p_lens), n, n_lenses, sha256, data)
+                steps = tuple(log_odds), tuple(p_lens)
+                return Calibration(method, temperature, offset, *steps, n, n_lenses, sha256, data)
             except (ValueError, OverflowError):
                 return None
     return None
 
 
-def _temperature(truth: NDArray[np.float64], odds: NDArray[np.float64]) -> float:
-    signed = np.where(truth == 1, odds, -odds)
-    # The likelihood is concave in 1/T; in log T the search is even over the range.
-    low, high = np.log(_RANGE)
-    best = minimize_scalar(
-        lambda log_t: -log_expit(signed * np.exp(-log_t)).mean(), bounds=(low, high), method="bounded"
+def _temperature(truth: NDArray[np.float64], odds: NDArray[np.float64]) -> tuple[float, float]:
+    """Temperature and offset of the highest likelihood."""
+    if odds.min() < odds.max() and odds[truth == 1].min() >= odds[truth == 0].max():
+        raise _unfit(odds, "separate the classes perfectly")
+    centre, width = float(odds.mean()), float(odds.std()) or 1.0
+    x, sign = (odds - centre) / width, 2 * truth - 1
+
+    def loss(line: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        logit = line[0] * x + line[1]
+        wrong = expit(logit) - truth
+        return -log_expit(sign * logit).mean(), np.array([(wrong * x).mean(), wrong.mean()])
+
+    def curvature(line: NDArray[np.float64]) -> NDArray[np.float64]:
+        p = expit(line[0] * x + line[1])
+        weight = p * (1 - p)
+        cross = (weight * x).mean()
+        return np.array([[(weight * x * x).mean(), cross], [cross, weight.mean()]])
+
+    best = minimize(loss, np.zeros(2), jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-8})
+    slope = float(best.x[0]) / width
+    if not slope * _RANGE[1] > 1:
+        raise _unfit(odds, "tell nothing, or rank lenses below non-lenses")
+    if not slope * _RANGE[0] < 1:
+        raise _unfit(odds, "hardly differ, or separate the classes almost perfectly")
+    return 1 / slope, float(best.x[1]) - slope * centre
+
+
+def _unfit(odds: NDArray[np.float64], why: str) -> LensfindError:
+    return LensfindError(
+        f"a best temperature between {_RANGE[0]:g} and {_RANGE[1]:g}",
+        f"none: the log-odds of these {len(odds)} objects {why}",
+        "Use more validation rows, or calibration=isotonic.",
     )
-    temperature = float(np.exp(best.x))
-    if not _RANGE[0] * 1.01 < temperature < _RANGE[1] / 1.01:
-        why = "separate the classes perfectly" if temperature < 1 else "tell nothing, or rank lenses below non-lenses"
-        raise LensfindError(
-            f"a best temperature between {_RANGE[0]:g} and {_RANGE[1]:g}",
-            f"none: the log-odds of these {len(odds)} objects {why}",
-            "Use more validation rows, or calibration=isotonic.",
-        )
-    return temperature
 
 
 def _isotonic(truth: NDArray[np.float64], odds: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

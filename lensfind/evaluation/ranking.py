@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["BINS", "METRICS", "Ranking", "Setting", "purity", "rank", "survey_size"]
+__all__ = ["BINS", "METRICS", "Ranking", "Setting", "in_bins", "purity", "rank", "survey_size"]
 
 BINS = 15
 """Equal-width bins of P(lens) of the calibration error."""
@@ -256,18 +256,24 @@ def lenses_in_top(r: Ranking, s: Setting) -> Values:
     return np.where(fpr * r.n_others >= 1 - 1e-9, s.survey * s.prevalence * tpr, np.nan)
 
 
+def in_bins(r: Ranking, of_lens: Values, of_other: Values) -> Values:
+    """(R, BINS), sums over the objects of each bin (low, high] of P(lens), from the highest down.
+
+    Args:
+        r: With G groups.
+        of_lens: (G,), what a lens of each group adds.
+        of_other: (G,), what a non-lens adds.
+    """
+    ends = [r.found(edge) for edge in np.linspace(0, 1, BINS + 1)[-2:0:-1]]
+    parts = [slice(start, end) for start, end in pairwise([0, *ends, r.p.size])]
+    sums = [_dot(r.lenses[:, part], of_lens[part]) + _dot(r.others[:, part], of_other[part]) for part in parts]
+    return np.stack(sums, axis=1)
+
+
 def ece(r: Ranking, _: Setting) -> Values:
     """Expected calibration error of P(lens): |mean P - share of lenses|, over bins (low, high], by objects."""
-    if not r.p.size:
-        return _nowhere(r)
-    ends = [r.found(edge) for edge in np.linspace(0, 1, BINS + 1)[-2:0:-1]]
-    gaps = np.zeros(len(r.lenses))
-    for start, end in pairwise(
-        [0, *ends, r.p.size]
-    ):  # the sum over a bin's objects of P - (1 if lens) is N times its weighted gap
-        part = slice(start, end)
-        gaps += np.abs(_dot(r.lenses[:, part], r.p[part] - 1) + _dot(r.others[:, part], r.p[part]))
-    return gaps / (r.n_lenses + r.n_others)
+    # The sum over a bin's objects of P - (1 if lens) is N times its weighted gap.
+    return _ratio(np.abs(in_bins(r, r.p - 1, r.p)).sum(axis=1), r.n_lenses + r.n_others)
 
 
 def brier(r: Ranking, _: Setting) -> Values:

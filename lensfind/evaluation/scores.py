@@ -1,5 +1,6 @@
 """What a finder's P(lens) are worth: every metric with its interval, or the reason why the objects cannot tell it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lensfind.errors import LensfindError
-from lensfind.evaluation.bootstrap import interval, ratio_interval, resample, weighted_interval, wilson
+from lensfind.evaluation.bootstrap import ece_interval, interval, ratio_interval, resample, weighted_interval, wilson
 from lensfind.evaluation.ranking import (
     BINS,
     METRICS,
@@ -57,6 +58,8 @@ def scores(
     top: int = 1000,
     resamples: int = 0,
     seed: int = 0,
+    only: Collection[str] | None = None,
+    progress: bool = False,
 ) -> Scores:
     """Every metric of P(lens) against the truth.
 
@@ -68,9 +71,10 @@ def scores(
     ``completeness_at_purity_*``, ``purity_at_completeness_*``, and ``lenses_in_top``, the expected number of lenses
     among the ``top`` highest P(lens) of ``survey`` objects.
 
-    Intervals: recall is Wilson's; f1, precision, accuracy and purity follow from Wilson's of TPR and FPR (MOVER); the
-    rest are percentiles of a stratified bootstrap (:func:`lensfind.evaluation.bootstrap.resample`), if they rest on at
-    least three false positives.
+    Intervals: recall is Wilson's; f1, precision, accuracy and purity follow from Wilson's of TPR and FPR (MOVER); ece
+    has its own (:func:`lensfind.evaluation.bootstrap.ece_interval`), because noise raises it; the rest are percentiles
+    of a stratified bootstrap (:func:`lensfind.evaluation.bootstrap.resample`), if they rest on at least three false
+    positives.
 
     Args:
         label: (N,), 1 or True = lens, 0 or False = non-lens.
@@ -81,13 +85,15 @@ def scores(
         top: Objects that people look at.
         resamples: Of the bootstrap; 0 gives no intervals.
         seed: Of the bootstrap.
+        only: Names of the metrics that are wanted; None for all.
+        progress: Show a bar if the bootstrap takes longer than a moment.
 
     Returns:
         Values, intervals, reasons and notes, by the same names.
 
     Raises:
         LensfindError: Lengths differ, a label is not 0 or 1, a probability, the threshold or the prevalence is out of
-            range or not finite, or ``top`` is above ``survey``.
+            range or not finite, ``top`` is above ``survey``, or ``only`` names no metric.
 
     Example:
         >>> scores([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9]).values["auroc"]
@@ -97,24 +103,29 @@ def scores(
     if not 0 <= threshold <= 1:
         raise LensfindError("a threshold on P(lens) in [0, 1]", repr(threshold), "Set threshold=0.5.")
     checked_survey(prevalence, survey, top, resamples, seed)
+    if unknown := sorted(set(only or ()) - set(METRICS)):
+        raise LensfindError(f"metrics out of {', '.join(METRICS)}", ", ".join(unknown), "Set only=None for all.")
+    names = [name for name in METRICS if only is None or name in only]
     ranking, setting = rank(truth, p), Setting(threshold, prevalence, survey, top)
-    points = {name: float(metric(ranking, setting)[0]) for name, metric in METRICS.items()}
+    points = {name: float(METRICS[name](ranking, setting)[0]) for name in names}
     undefined = {name: _reason(name, ranking, setting) for name, value in points.items() if np.isnan(value)}
     values = {name: None if name in undefined else value for name, value in points.items()}
-    limits = {name: note for name in METRICS if name not in undefined and (note := _limit(name, ranking, setting))}
-    intervals: dict[str, Interval | None] = dict.fromkeys(METRICS)
+    limits = {name: note for name in names if name not in undefined and (note := _limit(name, ranking, setting))}
+    intervals: dict[str, Interval | None] = dict.fromkeys(names)
     if resamples:
+        known = [name for name in names if name not in undefined]
         drawn = [
             name
-            for name in METRICS
-            if name not in undefined and name not in _CLOSED and _false_positives(name, ranking, setting) >= TOO_FEW
+            for name in known
+            if name not in (*_CLOSED, "ece") and _false_positives(name, ranking, setting) >= TOO_FEW
         ]
         samples = {name: [np.empty(0)] for name in drawn}
-        for chunk in resample(ranking, resamples, seed):
+        for chunk in resample(ranking, resamples if drawn else 0, seed, progress=progress):
             for name in drawn:
                 samples[name].append(METRICS[name](chunk, setting))
         intervals |= {name: interval(np.concatenate(samples[name])) for name in drawn}
-        intervals |= {n: _at_threshold(n, ranking, setting) for n in _CLOSED if n not in undefined}
+        intervals |= {name: _at_threshold(name, ranking, setting) for name in known if name in _CLOSED}
+        intervals |= {name: ece_interval(ranking, seed) for name in known if name == "ece"}
         for name in (n for n in drawn if intervals[n] is None):
             note = "no interval: undefined in more than 5 % of the resamples"
             limits[name] = f"{limits[name]}; {note}" if name in limits else note

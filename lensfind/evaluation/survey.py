@@ -4,9 +4,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lensfind.errors import LensfindError
-from lensfind.evaluation.bootstrap import LEVEL, resample
+from lensfind.evaluation.bootstrap import interval, resample
 from lensfind.evaluation.ranking import Ranking, Setting, purity, rank, survey_size
-from lensfind.evaluation.scores import checked, checked_survey
+from lensfind.evaluation.scores import TOO_FEW, checked, checked_survey
 
 __all__ = ["Curve", "purity_completeness", "survey_curve"]
 
@@ -37,9 +37,10 @@ def survey_curve(
 
     Returns:
         Arrays (points,): ``candidates`` (1 to ``survey``, even in the logarithm); ``lenses``, ``purity``,
-        ``completeness`` and the 95 % interval of each (``lenses_low``, ``lenses_high`` and so on; NaN where not
-        resolved); ``resolved`` (bool), whether the false positive rate there is at least one of the non-lenses. Before
-        that the values stand for no false positives at all and are too good to believe.
+        ``completeness`` and the 95 % interval of each (``lenses_low``, ``lenses_high`` and so on; NaN where
+        :func:`lensfind.evaluation.scores.scores` gives none: below three false positives); ``resolved`` (bool), whether
+        the false positive rate there is at least one of the non-lenses. Before that the values stand for no false
+        positives at all and are too good to believe.
 
     Raises:
         LensfindError: See :func:`lensfind.evaluation.scores.scores`; or a class is missing.
@@ -48,12 +49,13 @@ def survey_curve(
     setting = Setting(prevalence=prevalence, survey=survey)
     candidates = np.geomspace(1, survey, points)
     true = prevalence * survey
-    lenses = _yield(ranking, setting, candidates)[0]
-    # Candidates that are not lenses are false positives: their number is the false positive rate.
-    false = (candidates - lenses) / (survey - true) * ranking.n_others
+    lenses, false = (row[0] for row in _yield(ranking, setting, candidates))
     resolved = false >= _RESOLVED
-    samples = [_yield(chunk, setting, candidates) for chunk in resample(ranking, resamples, seed)]
-    low, high = _band(samples, resolved)
+    samples = []
+    for chunk in resample(ranking, resamples, seed):
+        drawn, wrong = _yield(chunk, setting, candidates)
+        samples.append(np.where(wrong >= _RESOLVED, drawn, np.nan))
+    low, high = _band(samples, false)
     return {
         "candidates": candidates,
         "resolved": resolved,
@@ -77,7 +79,8 @@ def purity_completeness(
     Returns:
         Arrays (points,): ``completeness`` (0.01 to 1 if points is 100), ``purity``, ``purity_low``, ``purity_high``,
         ``resolved`` (bool), whether a false positive was found there. Where not, ``purity`` and ``purity_high`` are NaN
-        and ``purity_low`` is the 95 % bound of a false positive rate below 3 / N.
+        and ``purity_low`` is the 95 % bound of a false positive rate below 3 / N; where they are fewer than three,
+        both limits are NaN.
     """
     ranking = _both(label, p_lens, prevalence, 1, resamples, seed)
     completeness = np.arange(1, points + 1) / points
@@ -85,8 +88,11 @@ def purity_completeness(
     true, false = _heads(ranking, wanted)
     resolved = false[0] > 0
     values = purity(true, false, prevalence)
-    samples = [purity(*_heads(chunk, wanted), prevalence) for chunk in resample(ranking, resamples, seed)]
-    low, high = _band(samples, resolved)
+    samples = []
+    for chunk in resample(ranking, resamples, seed):
+        found, wrong = _heads(chunk, wanted)
+        samples.append(np.where(wrong > 0, purity(found, wrong, prevalence), np.nan))
+    low, high = _band(samples, false[0] * ranking.n_others)
     bound = purity(true[0], np.full(points, min(3 / ranking.n_others, 1.0)), prevalence)
     return {
         "completeness": completeness,
@@ -110,10 +116,12 @@ def _both(label: ArrayLike, p_lens: ArrayLike, prevalence: float, survey: int, r
     return ranking
 
 
-def _yield(r: Ranking, s: Setting, candidates: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(R, points), expected lenses among so many candidates of the survey."""
+def _yield(r: Ranking, s: Setting, candidates: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(R, points), expected lenses among so many candidates of the survey, and on how many non-lenses that rests."""
     size, lens = survey_size(r, s), s.survey * s.prevalence / r.n_lenses
-    return np.stack([np.interp(candidates, size[row], lens * r.tp[row]) for row in range(len(size))])
+    lenses = np.stack([np.interp(candidates, size[row], lens * r.tp[row]) for row in range(len(size))])
+    # Candidates that are not lenses are false positives: their number is the false positive rate.
+    return lenses, (candidates - lenses) / (s.survey * (1 - s.prevalence)) * r.n_others
 
 
 def _heads(r: Ranking, wanted: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -123,13 +131,14 @@ def _heads(r: Ranking, wanted: NDArray[np.float64]) -> tuple[NDArray[np.float64]
 
 
 def _band(
-    samples: list[NDArray[np.float64]], resolved: NDArray[np.bool_]
+    samples: list[NDArray[np.float64]], false: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Percentile interval of curves at every point, NaN where there are no resamples or no resolution."""
-    if not samples:
-        return np.full(resolved.shape, np.nan), np.full(resolved.shape, np.nan)
-    low, high = np.quantile(np.concatenate(samples), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return np.where(resolved, low, np.nan), np.where(resolved, high, np.nan)
+    """Percentile interval of curves at every point; NaN by the rules of single metrics (too few false positives)."""
+    limits = np.full((2, len(false)), np.nan)
+    values = np.concatenate([np.empty((0, len(false))), *samples])
+    for point in np.flatnonzero(false >= TOO_FEW * _RESOLVED):
+        limits[:, point] = interval(values[:, point]) or np.nan
+    return limits[0], limits[1]
 
 
 def _three(

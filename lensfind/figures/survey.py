@@ -50,6 +50,8 @@ def reliability_curve(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> Figu
 def survey_yield(curves: Mapping[str, Arrays]) -> Figure:
     """Lenses found against candidates inspected, with 95 % bands; dotted where the non-lenses do not resolve it.
 
+    The band starts at three false positives.
+
     Args:
         curves: Per finder, the curve of :func:`lensfind.evaluation.survey_curve`, all of one survey.
     """
@@ -72,7 +74,7 @@ def survey_yield(curves: Mapping[str, Arrays]) -> Figure:
 
 
 def purity_completeness(curves: Mapping[str, Arrays], prevalence: float | None = None) -> Figure:
-    """Purity (logarithmic) against completeness, with 95 % bands.
+    """Purity (logarithmic) against completeness, with 95 % bands from three false positives on.
 
     Dotted where no false positive was found: there the line is the least purity that the non-lenses allow at 95 %.
 
