@@ -203,14 +203,15 @@ def _measured(one: Scored, asked: Mapping[str, Any]) -> dict[str, Any]:
     survey = asked["survey"]
     settings = {"prevalence": survey["prevalence"], "survey": survey["n_objects"], "top": survey["top"]}
     settings |= asked["bootstrap"]
-    measured = scores(one.label, one.p_lens, one.judge.threshold, **settings)
+    measured = scores(one.label, one.p_lens, one.judge.threshold, progress=True, **settings)
     calibration: dict[str, Any] | None = None
     fitted = one.judge.calibration
     if fitted is not None and one.p_calibrated is not None:
-        after = scores(one.label, one.p_calibrated, **settings)
+        after = scores(one.label, one.p_calibrated, only=("ece", "brier"), progress=True, **settings)
         calibration = {
             "method": fitted.method,
             "temperature": fitted.temperature,
+            "offset": fitted.offset,
             "n": fitted.n,
             "n_lenses": fitted.n_lenses,
             "prevalence": fitted.prevalence,
