@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from lensfind.figures.style import COLOURS
+from lensfind.figures.style import COLOURS, literal, shortened
 
 __all__ = ["Line", "distributions"]
 
@@ -33,7 +33,7 @@ def distributions(panels: Mapping[str, tuple[Mapping[str, ArrayLike], Sequence[L
             edges = np.linspace(low, high if high > low else low + 1, 31)
             for number, (name, values) in enumerate(finite.items()):
                 if len(values):
-                    named = f"{name}: {np.median(values):.3g} ({len(values)})"
+                    named = f"{shortened(name)}: {np.median(values):.3g} ({len(values)})"
                     ax.hist(
                         values,
                         edges,
@@ -44,10 +44,10 @@ def distributions(panels: Mapping[str, tuple[Mapping[str, ArrayLike], Sequence[L
                         lw=1.3,
                     )
         for value, half, name in lines:
-            ax.axvline(value, color="0.4", ls=":", lw=1.2, label=name)
+            ax.axvline(value, color="0.4", ls=":", lw=1.2, label=shortened(name))
             if half:
                 ax.axvspan(value - half, value + half, color="0.92", zorder=0)
-        ax.set(xlabel=label, yticks=[])
+        ax.set(xlabel=literal(label), yticks=[])
         if ax.get_legend_handles_labels()[0]:
             ax.legend(fontsize=6, frameon=False)
     figure.suptitle("median (number) of each", fontsize=8)

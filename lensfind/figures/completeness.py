@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from lensfind.figures.style import COLOURS, DPI
+from lensfind.figures.style import COLOURS, DPI, legend_columns, literal, shortened
 
 __all__ = ["agreement_matrix", "completeness", "completeness_map", "false_positive_rates", "rare_recall"]
 
@@ -25,6 +25,8 @@ _WIDTH = 4.8
 _TEXT, _SMALL = 8.5, 7.5
 _MARKERS = "osD^vPX<>*hd"
 _GREY = "0.45"
+_LETTERS, _NARROW = 84, 24
+"""Letters in a line of a legend, and of a name beside an axis."""
 
 
 def completeness(tables_by_network: Mapping[str, Mapping[str, Table]]) -> Figure:
@@ -78,7 +80,7 @@ def completeness_map(table: Table) -> Figure:
             ax.text(i, j - 0.05, f"{n[i, j]}", ha="center", va="top", fontsize=6.5, color=colour, alpha=0.85)
     for axis, edges in ((ax.xaxis, across), (ax.yaxis, up)):
         axis.set_ticks(np.arange(len(edges)) - 0.5, [f"{edge:g}" for edge in edges])
-    labels = table.meta["label"]
+    labels = [literal(label) for label in table.meta["label"]]
     ax.set_xlabel(labels[0], fontsize=_TEXT)
     ax.set_ylabel(labels[1], fontsize=_TEXT)
     ax.tick_params(labelsize=_SMALL)
@@ -116,9 +118,10 @@ def rare_recall(rows_by_network: Mapping[str, Rows]) -> Figure:
             elif row["scenario"] in paired:
                 matched.text(0, y, "too few pairs", fontsize=6.5, color=_GREY, ha="center", va="center")
     for number, name in enumerate(scenarios):
-        label = name.replace("_", " ")
-        raw.plot([], [], _MARKERS[number], ms=4, color=COLOURS[number % len(COLOURS)], label=label)
-    _rows(raw, networks)
+        label = shortened(name.replace("_", " "))
+        raw.plot([], [], _MARKERS[number % len(_MARKERS)], ms=4, color=COLOURS[number % len(COLOURS)], label=label)
+    raw.set_yticks(range(len(networks)), [shortened(name, _NARROW) for name in networks])
+    _rows(raw, len(networks))
     _stripes(matched, len(networks))
     raw.set_xlim(-0.02, 1.02)
     raw.set_xlabel("recall, all lenses [%]", fontsize=_TEXT)
@@ -159,8 +162,11 @@ def false_positive_rates(rows_by_network: Mapping[str, Rows]) -> Figure:
         for row in rows_by_network[network]:
             y = kinds.index(row["kind"]) + _dodge(number, len(networks))
             _dot(ax, y, row["rate"], row["lower"], row["upper"], number, small=len(networks) > 3)
-        ax.plot([], [], _MARKERS[number % len(_MARKERS)], ms=4, color=COLOURS[number % len(COLOURS)], label=network)
-    _rows(ax, [f"{kind} ({numbers[kind]:,})".replace("_", " ").replace(" (undet", "\n(undet") for kind in kinds])
+        mark, colour = _MARKERS[number % len(_MARKERS)], COLOURS[number % len(COLOURS)]
+        ax.plot([], [], mark, ms=4, color=colour, label=shortened(network))
+    names = [shortened(kind.replace("_", " "), 40).replace(" (undet", "\n(undet") for kind in kinds]
+    ax.set_yticks(range(len(kinds)), [f"{name} ({numbers[kind]:,})" for name, kind in zip(names, kinds, strict=True)])
+    _rows(ax, len(kinds))
     ax.set_xlim(left=min(-0.005, -0.02 * ax.get_xlim()[1]))
     ax.set_xlabel("taken for lenses [%]", fontsize=_TEXT)
     _per_cent(ax)
@@ -175,7 +181,7 @@ def agreement_matrix(agreement: Mapping[str, Any]) -> Figure:
     Args:
         agreement: Of :func:`lensfind.evaluation.agreement.agreement`.
     """
-    names = agreement["networks"]
+    names = [shortened(name, _NARROW) for name in agreement["networks"]]
     figure = Figure((_WIDTH, 2 * (0.32 * len(names) + 0.8)), dpi=DPI, layout="constrained")
     upper, lower = figure.subplots(2, 1)
     same = 100 * np.asarray(agreement["same_decision"], dtype=np.float64)
@@ -214,7 +220,7 @@ def _line(ax: Axes, table: Table, number: int, networks: Sequence[str]) -> None:
         n = np.asarray(table["n"], np.float64)
         ax.bar(at[:-1], 0.97 * n / max(n.max(), 1), width, align="edge", color="0.9", zorder=0)
         ax.set_title(f"bars: up to {n.max():,.0f} lenses", fontsize=6.5, color=_GREY, loc="right", pad=2)
-        ax.set_xlabel(table.meta["label"][0], fontsize=_TEXT)
+        ax.set_xlabel(literal(table.meta["label"][0]), fontsize=_TEXT)
         ax.set_xlim(at[0], at[-1])
         if log:
             every = -(-(len(edges) - 2) // 5) if len(edges) > 3 else 1
@@ -237,7 +243,8 @@ def _line(ax: Axes, table: Table, number: int, networks: Sequence[str]) -> None:
     style = "-" if number < len(COLOURS) else "--"
     marker = _MARKERS[number % len(_MARKERS)]
     size = 4.0 if len(networks) < 4 else 2.8
-    ax.plot(x, share, style if many else "", marker=marker, ms=size, lw=0.7, color=colour, label=networks[number])
+    label = shortened(networks[number])
+    ax.plot(x, share, style if many else "", marker=marker, ms=size, lw=0.7, color=colour, label=label)
 
 
 def _dot(ax: Axes, y: float, x: float | None, lower: float, upper: float, number: int, small: bool = False) -> None:
@@ -252,10 +259,9 @@ def _dodge(number: int, of: int) -> float:
     return 0.0 if of == 1 else 0.7 * (number / (of - 1) - 0.5)
 
 
-def _rows(ax: Axes, names: Sequence[str]) -> None:
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.5, -0.5)
-    _stripes(ax, len(names))
+def _rows(ax: Axes, rows: int) -> None:
+    ax.set_ylim(max(rows, 1) - 0.5, -0.5)
+    _stripes(ax, rows)
 
 
 def _stripes(ax: Axes, rows: int) -> None:
@@ -272,11 +278,13 @@ def _per_cent(ax: Axes) -> None:
 
 
 def _legend_height(networks: Sequence[str]) -> float:
-    return 0.2 * -(-len(networks) // 3) + 0.1 if len(networks) > 1 else 0.0
+    columns = legend_columns(map(shortened, networks), _LETTERS, 3)
+    return 0.2 * -(-len(networks) // columns) + 0.1 if len(networks) > 1 else 0.0
 
 
 def _legend(figure: Figure, ax: Axes) -> None:
     handles, labels = ax.get_legend_handles_labels()
+    columns = legend_columns(labels, _LETTERS, 3)
     figure.legend(
-        handles, labels, loc="outside upper center", ncols=3, fontsize=_SMALL, frameon=False, columnspacing=1.2
+        handles, labels, loc="outside upper center", ncols=columns, fontsize=_SMALL, frameon=False, columnspacing=1.2
     )

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from torchmetrics.functional import classification as metrics
 
-from lensfind.figures.style import BLUE, COLOURS, DPI, ORANGE, RED
+from lensfind.figures.style import BLUE, COLOURS, DPI, ORANGE, RED, legend_columns, shortened
 
 __all__ = ["Curves", "confusion_matrix", "learning_curves", "precision_recall_curve", "roc_curve"]
 
@@ -68,14 +68,16 @@ def roc_curve(finders: Curves, log: bool = False) -> Figure:
         target, preds, both = _tensors(label, p_lens)
         if both:
             fpr, tpr, _ = metrics.binary_roc(preds, target)
-            name = f"{name}: AUROC {metrics.binary_auroc(preds, target):.3f}"
+            name = f"{shortened(name)}: AUROC {metrics.binary_auroc(preds, target):.3f}"
             ax.plot(fpr, tpr, color=COLOURS[number % len(COLOURS)], label=name)
         else:
-            ax.plot([], [], " ", label=f"{name}: undefined, one class only")
+            ax.plot([], [], " ", label=f"{shortened(name)}: undefined, one class only")
     ax.set(xlabel="false positive rate", ylabel="true positive rate (completeness)")
     if log:  # the curves need the whole square
         figure.set_size_inches(4.6, 5.2)
-        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+        handles, labels = ax.get_legend_handles_labels()
+        columns = legend_columns(labels, 72, 2)
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
     else:
         ax.legend(loc="lower right", frameon=False, fontsize=8)
     return figure
@@ -90,11 +92,11 @@ def precision_recall_curve(finders: Curves) -> Figure:
         if both:
             precision, recall, _ = metrics.binary_precision_recall_curve(preds, target)
             precision, recall = precision[recall > 0], recall[recall > 0]  # before the first lens there is no curve
-            name = f"{name}: AP {metrics.binary_average_precision(preds, target):.3f}"
+            name = f"{shortened(name)}: AP {metrics.binary_average_precision(preds, target):.3f}"
             ax.plot(recall, precision, color=colour, label=name, drawstyle="steps-pre")
             ax.axhline(float(target.double().mean()), color=colour, ls=":", lw=1)
         else:
-            ax.plot([], [], " ", label=f"{name}: undefined, one class only")
+            ax.plot([], [], " ", label=f"{shortened(name)}: undefined, one class only")
     ax.plot([], [], ":", color="0.4", lw=1, label="chance (share of lenses)")
     ax.set(xlabel="recall (completeness)", ylabel="precision (purity)")
     ax.legend(loc="lower left", frameon=False, fontsize=8)

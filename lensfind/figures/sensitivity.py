@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from lensfind.figures.style import COLOURS, DPI
+from lensfind.figures.style import COLOURS, DPI, literal, shortened
 
 __all__ = ["sensitivity"]
 
@@ -40,11 +40,11 @@ def sensitivity(networks: Mapping[str, Rows]) -> Figure:
             if name in found:
                 _line(ax, found[name], number, name, len(networks))
         _axis(ax, next(iter(found.values())))
-    drawn = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True)) if panels else {}
-    if drawn:
+    handles, labels = axes[0].get_legend_handles_labels()
+    if panels:
         title = f"median of {max(row['n'] for rows in networks.values() for row in rows)} lenses"
         axes[len(panels)].legend(
-            drawn.values(), drawn.keys(), loc="center", frameon=False, fontsize=8.5, title=title, title_fontsize=9
+            handles, labels, loc="center", frameon=False, fontsize=8.5, title=title, title_fontsize=9
         )
     return figure
 
@@ -55,7 +55,7 @@ def _line(ax: Axes, row: Mapping[str, Any], number: int, name: str, networks: in
     x = np.asarray(range(len(row["values"])) if named else row["values"], dtype=np.float64)
     if named:
         x, style = x + 0.6 * ((number + 0.5) / networks - 0.5), "none"
-    ax.plot(x, row["p_median"], ls=style, color=colour, marker="o", ms=3.5, lw=1.4, label=name)
+    ax.plot(x, row["p_median"], ls=style, color=colour, marker="o", ms=3.5, lw=1.4, label=shortened(name))
     if networks > 1:
         return
     if named:
@@ -70,7 +70,7 @@ def _line(ax: Axes, row: Mapping[str, Any], number: int, name: str, networks: in
 def _axis(ax: Axes, row: Mapping[str, Any]) -> None:
     values, reference = row["values"], row["reference"]
     if isinstance(reference, str):
-        ax.set_xticks(range(len(values)), values)
+        ax.set_xticks(range(len(values)), [literal(value) for value in values])
         ax.axvline(values.index(reference) + 0.5, color="0.5", lw=1, ls=":")
         ax.set_xlim(-0.5, len(values) - 0.5)
     else:
@@ -81,7 +81,7 @@ def _axis(ax: Axes, row: Mapping[str, Any]) -> None:
         ax.set_xticks(shown, [f"{value:g}" for value in shown])
         ax.axvline(reference, color="0.5", lw=1, ls=":")
     unit = {None: "", "times": ", times", "share": ", share"}.get(row["unit"], f" [{row['unit']}]")
-    ax.set_xlabel(f"{row['label']}{unit}", fontsize=9)
+    ax.set_xlabel(literal(f"{row['label']}{unit}"), fontsize=9)
     ax.set_ylabel("P(lens)", fontsize=9)
     ax.set_ylim(-0.03, 1.03)
     ax.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from lensfind.bands import BANDS, check_bands
 from lensfind.errors import LensfindError
-from lensfind.figures.style import DPI
+from lensfind.figures.style import DPI, literal
 from lensfind.finder import Stamps
 
 __all__ = ["MOST", "composite", "mosaic", "occlusion", "planes"]
@@ -112,7 +112,7 @@ def mosaic(
         if number < n:
             ax.imshow(pictures[number], origin="lower", interpolation="nearest")
             if titles is not None:
-                ax.set_title(titles[number], fontsize=8, pad=2)
+                ax.set_title(literal(titles[number]), fontsize=8, pad=2)
     scale, shown = pixels / _field(pixels), min(field or np.inf, _field(pixels))
     edge = (pixels - shown * scale) / 2
     for ax in axes.flat[:n]:
@@ -142,7 +142,7 @@ def planes(stamps: Stamps, titles: Sequence[str]) -> Figure:
     axes = figure.subplots(1 + len(bands), len(titles), squeeze=False)
     for column, title in enumerate(titles):
         axes[0, column].imshow(pictures[column], origin="lower", interpolation="nearest")
-        axes[0, column].set_title(title, fontsize=7, pad=2)
+        axes[0, column].set_title(literal(title), fontsize=7, pad=2)
         for row, band in enumerate(bands, 1):
             image = np.asarray(stamps[band][column], np.float64)
             image = image - np.median(image)
@@ -172,7 +172,7 @@ def occlusion(image: ArrayLike, difference: ArrayLike, p_lens: float, title: str
     figure = Figure((7.6, 3.4), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     left.imshow(image, origin="lower", extent=extent, cmap="gray")
-    left.set(title=f"{title}  P(lens) = {p_lens:.3f}".strip(), ylabel="offset [arcsec]")
+    left.set(title=literal(f"{title}  P(lens) = {p_lens:.3f}".strip()), ylabel="offset [arcsec]")
     # One scale for both signs, so that white is zero and equal strength has equal colour.
     limit = float(np.abs(difference).max()) or 1e-6
     shown = right.imshow(difference, origin="lower", extent=extent, cmap="RdBu_r", vmin=-limit, vmax=limit)
