@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from lensfind.bands import BANDS
 from lensfind.data.catalogue import lens_labels
+from lensfind.errors import LensfindError
 from lensfind.simulation.population import VIS, Galaxies
+from lensfind.simulation.scenario import Scenario
 from lensfind.simulation.systems import System
 
-__all__ = ["COLUMNS", "blank", "catalogue", "centre_columns", "system_columns"]
+__all__ = ["COLUMNS", "blank", "catalogue", "centre_columns", "check_columns", "system_columns"]
 
 Rows = Mapping[str, NDArray[Any]]
 _F, _I = np.float64, np.int64
@@ -69,6 +71,35 @@ COLUMNS: Mapping[str, tuple[Any, str | None, str]] = {
     "n_stars": (_I, None, "field stars in the stamp"),
 }
 """Columns before ``label``: dtype, unit, description. Floats that have no meaning for a kind are NaN."""
+
+_LATER = ("id", "pair", "attempt", "n_neighbours", "n_satellites", "n_stars")
+"""Numbers that an object gets after it has been accepted: nothing can be selected by them."""
+
+
+def check_columns(scenario: Scenario) -> None:
+    """Check that ``scenario.select`` and ``scenario.label`` ask for columns that are known when they are asked.
+
+    Raises:
+        LensfindError: One asks for something else, or the label is no rule.
+    """
+    kinds = {key: kind for key, (kind, _, _) in COLUMNS.items() if kind in (_F, _I) and key not in _LATER}
+    for name in scenario.select:
+        if name not in kinds:
+            raise LensfindError(
+                f"scenario.select of {', '.join(kinds)}",
+                f"{name}, which is {'known only afterwards' if name in COLUMNS else 'no column'}",
+                f"Remove scenario.select.{name}; the catalogue has every column, to choose from afterwards.",
+            )
+    asked = COLUMNS if scenario.keep_undetectable else kinds  # else a lens is judged before it is accepted
+    try:
+        lens_labels(Table({key: np.zeros(0, dtype=COLUMNS[key][0]) for key in asked}), scenario.label)
+    except LensfindError as error:
+        raise LensfindError(
+            "scenario.label as a rule of comparisons, and, or, not, parentheses, numbers and columns out of "
+            + ", ".join(kinds),
+            error.args[1],
+            "Set scenario.label, e.g. scenario.label='n_source_im > 1 and mag_eff > 1.6'.",
+        ) from error
 
 
 def blank(kind: str, n: int) -> dict[str, NDArray[Any]]:

@@ -23,7 +23,7 @@ from lensfind.bands import BANDS
 from lensfind.data.store import Store, finish, shard_done, write_shard
 from lensfind.errors import LensfindError
 from lensfind.files import write_file
-from lensfind.simulation.columns import catalogue
+from lensfind.simulation.columns import catalogue, check_columns
 from lensfind.simulation.detect import mask
 from lensfind.simulation.engines import get_engine
 from lensfind.simulation.instrument import Survey
@@ -139,11 +139,13 @@ def _plan(
                 f"{name} as a whole number of at least {low}", repr(value), f"Set {name}={low} or more."
             )
     get_engine(**engine)
+    whole = Scenario.from_config(scenario)
+    check_columns(whole)
     return Plan(
         n,
         seed,
         shard_size,
-        Scenario.from_config(scenario),
+        whole,
         Survey.from_config(survey),
         dict(engine),
         resolve_planes(planes, n),

@@ -194,7 +194,7 @@ def _population(config: Mapping[str, Any]) -> Population:
             build(Deflectors, config[key], f"population.{key}"),
             f"population.{key}",
             sigma_v=(0.0 if key == "middle" else 50.0, 500.0),
-            z=(0.02, 2.0) if key == "deflector" else (0.02, 5.0),
+            z=(0.02, 2.0),  # to which the velocity dispersion function is taken
         )
         for key in ("deflector", "middle")
     }

@@ -144,7 +144,7 @@ def _compound(system: System, draws: Uniforms, scenario: Scenario, reasons: Reas
     assert source is not None
     low = np.maximum(settings.z[0], system.centre.z + 0.1)
     high = np.minimum(settings.z[1], source.z - 0.1)
-    reasons.add(high <= low, "no room for a second deflector between lens and source")
+    reasons.add(high < low, "no room for a second deflector between lens and source")
     z = np.clip(_between(draws, low, np.maximum(high, low)), 0.03, min(2.0, Z_MAX))
     grid = np.linspace(*settings.sigma_v, 200)
     weight = np.cumsum(vdf(np.maximum(grid, 1.0)) * grid**4)
@@ -176,8 +176,10 @@ def _double(system: System, draws: Uniforms, scenario: Scenario, reasons: Reason
     count = np.concatenate([[0.0], np.cumsum(sky.per_redshift((grid[1:] + grid[:-1]) / 2))])
     low, high = np.maximum(settings.z[0], near.z + 0.1), settings.z[1]
     first, last = np.interp(low, grid, count), np.interp(high, grid, count)
-    reasons.add(last <= first, "no room for a second source behind the first")
+    fixed = high == low
+    reasons.add((last <= first) & ~fixed, "no room for a second source behind the first")
     z = np.interp(first + draws.uniform() * np.maximum(last - first, 0.0), count, grid)
+    z = np.where(fixed, high, z)
     far = _source(draws, z, settings, reasons)
     z = np.maximum(z, near.z + 1e-3)
     sigma, centre = draws.within(scenario.population.middle.sigma_v), system.centre
