@@ -1,21 +1,25 @@
 """The simulator against analytic lenses, astropy, SkyPy and the tables of Euclid."""
 
 from pathlib import Path
+from typing import Any
 
 import astropy.units as u
 import numpy as np
 import pytest
 import yaml
+from astropy.io import fits
 from lenstronomy.Cosmo.lens_cosmo import LensCosmo
 
 from lensfind.bands import BANDS
-from lensfind.simulation import photometry, population
+from lensfind.errors import LensfindError
+from lensfind.simulation import again, photometry, population, simulate
 from lensfind.simulation.components import Batch, Masses
 from lensfind.simulation.cosmology import COSMOLOGY, distance, distance_modulus, einstein_radius, sigma_for
 from lensfind.simulation.detect import critical_area_and_images, detectability
 from lensfind.simulation.draws import Uniforms
 from lensfind.simulation.instrument import Survey
 from lensfind.simulation.parts import Parts
+from tests.test_scenarios import FEW, settings
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -203,3 +207,72 @@ def test_a_batch_of_some_objects_keeps_their_rows() -> None:
     assert some.masses.theta_e.tolist() == [3.0, 1.0]
     assert some.lights.magnitudes[0, 0] == 8.0
     assert some.z_convention.tolist() == [3.0, 1.0]
+
+
+# --- settings and folders
+
+
+@pytest.mark.parametrize("name", ["n_neighbours", "n_satellites", "n_stars", "id", "pair", "attempt", "kind", "beauty"])
+def test_select_of_what_is_not_known_is_refused(tmp_path: Path, name: str) -> None:
+    plan = settings("scenario=single_lens", f"+scenario.select.{name}=1")
+    with pytest.raises(LensfindError, match=rf"got {name}.* Remove scenario\.select\.{name}"):
+        simulate(tmp_path / "set", n=1, seed=0, **plan)
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_folder_is_free_until_something_is_made_in_it(tmp_path: Path) -> None:
+    plan: dict[str, Any] = {"n": 2, "seed": 0, "shard_size": 1, **settings("scenario=non_lens", FEW)}
+    wrong = settings("scenario=single_lens", "scene.source.z=[4.1,5]", "scenario.attempts=3")
+    with pytest.raises(LensfindError, match=r"only rejected"):
+        simulate(tmp_path / "set", **(plan | wrong))  # found after the folder was claimed
+    for label in ("theta_e >", "beauty > 3", "n_stars > 1"):
+        bad = settings("scenario=single_lens", f"scenario.label='{label}'")
+        with pytest.raises(LensfindError, match="scenario.label as a rule") as raised:
+            simulate(tmp_path / "new", **(plan | bad))
+        assert "lens_rule" not in str(raised.value)
+    assert not (tmp_path / "new").exists()
+    assert not simulate(tmp_path / "set", slice="1/2", **plan)  # mended
+    with pytest.raises(LensfindError, match=r"begun with another .*output=DIR"):
+        simulate(tmp_path / "set", slice="2/2", **(plan | {"seed": 1}))
+    assert simulate(tmp_path / "set", slice="2/2", **plan)
+
+
+def test_slices_that_start_together_share_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one's simulation.yaml appears just after this one saw that there is none."""
+    plan: dict[str, Any] = {"n": 2, "shard_size": 1, **settings("scenario=non_lens", FEW)}
+    root, inside = tmp_path / "set", Path.is_file
+
+    def late(path: Path) -> bool:
+        there = inside(path)
+        if path == root / "simulation.yaml" and not there:
+            root.mkdir()
+            path.write_bytes(b"seed: 0")
+        return there
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_file", late)
+        assert not simulate(root, seed=0, slice="1/2", **plan)
+    assert simulate(root, seed=0, slice="2/2", **plan)
+
+
+def test_another_psf_file_is_another_set(tmp_path: Path) -> None:
+    file = tmp_path / "psf.fits"
+
+    def kernel(width: float) -> None:
+        y, x = np.mgrid[:21, :21] - 10
+        hdu = fits.PrimaryHDU(np.exp(-(x**2 + y**2) / (2 * width**2)))
+        hdu.header["PIXSCALE"] = 0.05
+        hdu.writeto(file, overwrite=True)
+
+    kernel(1.5)
+    plan: dict[str, Any] = {"n": 2, "seed": 0, "shard_size": 1}
+    plan |= settings("scenario=non_lens", FEW, f"survey.bands.VIS.psf='{file}'")
+    simulate(tmp_path / "set", slice="1/2", **plan)
+    kernel(2.5)
+    with pytest.raises(LensfindError, match="begun with another psf"):
+        simulate(tmp_path / "set", slice="2/2", **plan)
+    kernel(1.5)
+    assert simulate(tmp_path / "set", slice="2/2", **plan)
+    kernel(2.5)
+    with pytest.raises(LensfindError, match="other PSF files"):
+        again(tmp_path / "set", [0])

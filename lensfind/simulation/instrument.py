@@ -159,6 +159,11 @@ class BandSurvey:
         return self.noise_scale(band) * float(np.sqrt(sum(self.background(band)))) / self.time
 
     @property
+    def psf_file(self) -> bool:
+        """Whether the PSF comes from a file."""
+        return self.psf not in ("gaussian", "moffat")
+
+    @property
     def separable(self) -> bool:
         """Whether the PSF is a Gaussian, which the engines apply as two small matrix products per component."""
         return self.psf == "gaussian"
