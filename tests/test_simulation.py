@@ -276,3 +276,42 @@ def test_another_psf_file_is_another_set(tmp_path: Path) -> None:
     kernel(2.5)
     with pytest.raises(LensfindError, match="other PSF files"):
         again(tmp_path / "set", [0])
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("workers=abc", "workers"), ("workers=null", "workers"), ("workers=1.5", "workers"),
+        ("survey.bands.VIS.psf_fwhm=abc", "psf_fwhm"), ("survey.bands.VIS.sky=abc", "sky"),
+        ("survey.bands.VIS.zero_point=nan", "zero_point"), ("survey.bands.VIS.read_noise=-4", "read_noise"),
+        ("survey.bands.VIS.depth=abc", "depth"), ("survey.bands=5", "survey.bands"),
+        ("scenario.expect=5", "scenario.expect"), ("scenario.expect.arc_snr=abc", "scenario.expect.arc_snr"),
+        ("scenario.select=5", "scenario.select"), ("scenario.number=1.5", "scenario.number"),
+        ("scenario.attempts=.inf", "scenario.attempts"), ("scenario.label=5", "scenario.label"),
+        ("scenario.keep_undetectable=abc", "scenario.keep_undetectable"), ("scenario.mix.star=nan", "scenario.mix"),
+        ("scenario=5", "scenario"), ("population.galaxy_limit=abc", "population.galaxy_limit"),
+        ("scene.source.limit=abc", "scene.source.limit"), ("scene.source.z='12'", "scene.source.z"),
+        ("scene.source.images=5", "scene.source.images"), ("scene.neighbours.limit=null", "scene.neighbours.limit"),
+        ("scene.mass.shear=5", "scene.mass.shear"), ("engine.device=abc", "engine.device"),
+        ("engine.device=cuda:99", "engine.device"), ("engine.foo=1", "engine.foo"), ("engine.name=3", "engine.name"),
+        ("engine.oversampling=2", "engine.oversampling"), ("planes=null", "planes"), ("planes=[5]", "planes"),
+    ],
+)  # fmt: skip
+def test_hostile_settings_are_refused_before_a_folder_is_claimed(tmp_path: Path, override: str, named: str) -> None:
+    keys, _, value = override.partition("=")
+    plan: dict[str, Any] = {"n": 1, "seed": 0, "workers": 1, **settings("scenario=single_lens", FEW)}
+    *folders, last = keys.split(".")
+    place = plan | plan["scenario"] if folders and folders[0] in plan["scenario"] else plan
+    for folder in folders:
+        place = place[folder]
+    place[last] = yaml.safe_load({"nan": ".nan"}.get(value, value))
+    with pytest.raises(LensfindError) as raised:
+        simulate(tmp_path / "set", **plan)
+    assert named in raised.value.args[0] + raised.value.args[2]
+    assert all(raised.value.args)
+    assert not (tmp_path / "set").exists()
+
+
+def test_without_a_depth_the_noise_is_ideal() -> None:
+    plan = settings("survey.bands.VIS.depth=null")
+    assert Survey.from_config(plan["survey"]).bands["VIS"].noise_scale(BANDS["VIS"]) == 1.0

@@ -25,12 +25,13 @@ from lensfind.errors import LensfindError
 from lensfind.files import write_file
 from lensfind.simulation.columns import catalogue, check_columns
 from lensfind.simulation.detect import mask
-from lensfind.simulation.engines import get_engine
+from lensfind.simulation.engines import check_engine, get_engine
 from lensfind.simulation.instrument import Survey
 from lensfind.simulation.objects import Objects, simulate_objects
 from lensfind.simulation.parts import Images
 from lensfind.simulation.real_images import image_files, read_images
 from lensfind.simulation.scenario import Scenario
+from lensfind.simulation.settings import check_least
 
 if TYPE_CHECKING:
     from lensfind.data.module import LensData
@@ -124,7 +125,7 @@ def resolve_planes(planes: str | Sequence[str], n: int) -> tuple[str, ...]:
     """
     if planes == "auto":
         return PLANES if n <= AUTO_PLANES else ()
-    if isinstance(planes, str) or set(planes) - set(PLANES):
+    if not isinstance(planes, list | tuple) or not all(plane in PLANES for plane in planes):
         raise LensfindError("planes as auto, or a list out of ARC, MASK", str(planes), "Set planes=[ARC,MASK].")
     return tuple(plane for plane in PLANES if plane in planes)
 
@@ -143,7 +144,7 @@ def _plan(
             raise LensfindError(
                 f"{name} as a whole number of at least {low}", repr(value), f"Set {name}={low} or more."
             )
-    get_engine(**engine)
+    check_engine(**engine)
     whole = Scenario.from_config(scenario)
     check_columns(whole)
     return Plan(
@@ -236,12 +237,13 @@ def simulate(
         LensfindError: Impossible settings, a folder with something else in it, or what ``write_shard`` raises.
     """
     root, plan = Path(root), _plan(n, seed, scenario, survey, engine, shard_size, planes)
-    if workers < 1:
-        raise LensfindError("workers of at least 1", str(workers), "Set workers=1.")
+    check_least("workers", workers, 1, whole=True)
     shards = math.ceil(n / shard_size)
     mine = _share(slice, shards)
     config = plan.config
-    plan.images()  # what cannot be read is told before the folder is claimed
+    if not (root / "manifest.yaml").is_file():  # what is not there is told before the folder is claimed
+        plan.images()
+        get_engine(**engine)
     _claim(root, config)
     if (root / "manifest.yaml").is_file():
         return True
