@@ -117,8 +117,8 @@ class Scenario:
     ``number`` is the scenario's address in the seeds. ``mix``: share of each of :data:`KINDS`. ``label``: the rule over
     catalogue columns that makes class 1. ``keep_undetectable``: keep lenses that fail the rule (label 0, kind as drawn)
     instead of drawing again. ``expect``: least ``arc_snr`` and ``contrast`` that an analytic estimate must promise
-    before an arc is rendered at all. ``select``: {column: number or [low, high]}, further demands on any catalogue
-    column. ``attempts``: draws per object before giving up.
+    before an arc is rendered at all. ``select``: {column: number or [low, high]}, further demands on columns that
+    are known or measured before acceptance. ``attempts``: draws per object before giving up.
     """
 
     name: str
