@@ -30,7 +30,7 @@ from lensfind.simulation.parts import Images, Parts
 from lensfind.simulation.population import VIS
 from lensfind.simulation.scenario import SYSTEMS, Scenario
 from lensfind.simulation.scenes import BLOCK, NUMBERS, Scenes, addresses, attempt_numbers, compose_batch, draw_kinds
-from lensfind.simulation.systems import System, compose, expected, propose
+from lensfind.simulation.systems import System, compose, expected, imaged, propose
 
 __all__ = ["Objects", "simulate_objects"]
 
@@ -123,6 +123,7 @@ class _Maker:
                 found.append((list(line[:good]), row))
             return found
         system, reasons = propose(kind, draws, self.scenario)
+        system = imaged(system, draws, self.scenario)
         expected(system, self.scenario, self.survey, reasons)
         known = system_columns(system)
         columns = blank(kind, n * BLOCK) | known

@@ -4,7 +4,7 @@ A proposal is cheap (no image): most are impossible or hopeless, and only the fi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import astropy.units as u
 import numpy as np
@@ -19,9 +19,10 @@ from lensfind.simulation.parts import Images, Parts, structured
 from lensfind.simulation.photometry import Z_MAX
 from lensfind.simulation.population import VIS, Galaxies, blue_sky, early_types, late_types
 from lensfind.simulation.population import velocity_dispersion_function as vdf
+from lensfind.simulation.real_images import image_shapes
 from lensfind.simulation.scenario import Deflectors, Scenario, Sources
 
-__all__ = ["Reasons", "System", "compose", "double_ratio", "expected", "propose"]
+__all__ = ["Reasons", "System", "compose", "double_ratio", "expected", "imaged", "propose"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -197,6 +198,19 @@ def _double(system: System, draws: Uniforms, scenario: Scenario, reasons: Reason
     }
     # Seen from the lens, the far source aligned with the near one is the natural pair: offsets are about its axis.
     return System(system.kind, centre, near, far.at(x, y), values, far.z)
+
+
+def imaged(system: System, draws: Uniforms, scenario: Scenario) -> System:
+    """The systems with the sizes and axis ratios of the real galaxies that :func:`compose` takes as their sources.
+
+    ``draws`` as :func:`propose` left them; none is used up.
+    """
+    folder = scenario.scene.source.images
+    if system.source is None or folder is None:
+        return system
+    shapes = image_shapes(folder)
+    number = draws.take(np.arange(len(draws))).integers(0, len(shapes) - 1)
+    return replace(system, source=replace(system.source, r_e=shapes[number, 0], q=shapes[number, 1]))
 
 
 def expected(system: System, scenario: Scenario, survey: Survey, reasons: Reasons) -> None:
