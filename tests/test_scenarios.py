@@ -364,38 +364,6 @@ def test_an_object_is_the_same_in_any_company(survey: Survey, name: str) -> None
         assert alone.rejects[0] == together.rejects[i]
 
 
-def test_store_of_another_config_is_refused(tmp_path: Path) -> None:
-    plan: dict[str, Any] = {"n": 2, "shard_size": 2, **settings("scenario=non_lens", FEW)}
-    simulate(tmp_path / "set", seed=0, **plan)
-    before = (tmp_path / "set" / "manifest.yaml").stat().st_mtime_ns
-    simulate(tmp_path / "set", seed=0, **plan)
-    assert (tmp_path / "set" / "manifest.yaml").stat().st_mtime_ns == before
-    with pytest.raises(LensfindError, match="begun with another seed"):
-        simulate(tmp_path / "set", seed=1, **plan)
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "letter.txt").write_text("mine")
-    with pytest.raises(LensfindError, match="other files"):
-        simulate(tmp_path / "other", seed=0, **plan)
-    for key, value in (("n", 0), ("shard_size", 0), ("workers", 0), ("slice", "5/4"), ("planes", ["FLAT"])):
-        with pytest.raises(LensfindError, match=key):
-            simulate(tmp_path / "new", **(plan | {"seed": 0, key: value}))
-
-
-def test_real_galaxies_as_sources(tmp_path: Path, survey: Survey) -> None:
-    y, x = np.mgrid[:41, :41] - 20
-    hdu = fits.PrimaryHDU(np.exp(-(x**2 + y**2) / 50).astype(np.float32))
-    hdu.header["PIXSCALE"] = 0.03
-    (tmp_path / "galaxies").mkdir()
-    hdu.writeto(tmp_path / "galaxies" / "one.fits")
-    plan = settings("scenario=single_lens", FEW, f"scene.source.images='{tmp_path / 'galaxies'}'")
-    simulate(tmp_path / "set", n=2, seed=0, shard_size=2, **plan)
-    store = Store(tmp_path / "set")
-    assert (store.catalogue["label"] == 1).all()
-    assert list(store.manifest["made_by"]["images"]) == ["one.fits"]
-    with pytest.raises(LensfindError, match="FITS images"):
-        simulate(tmp_path / "none", n=2, seed=0, **settings("scenario=single_lens", f"scene.source.images={tmp_path}"))
-
-
 def test_app_draws_pictures_and_exports_the_challenge(tmp_path: Path) -> None:
     from lensfind.data.layout import find_layout
     from lensfind.data.truth import read_truth

@@ -1,5 +1,6 @@
 """The simulator against analytic lenses, astropy, SkyPy and the tables of Euclid."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,13 @@ import numpy as np
 import pytest
 import yaml
 from astropy.io import fits
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from lenstronomy.Cosmo.lens_cosmo import LensCosmo
+from omegaconf import OmegaConf
 
 from lensfind.bands import BANDS
+from lensfind.data.store import Store
 from lensfind.errors import LensfindError
 from lensfind.simulation import again, photometry, population, simulate
 from lensfind.simulation.components import Batch, Masses
@@ -315,3 +320,59 @@ def test_hostile_settings_are_refused_before_a_folder_is_claimed(tmp_path: Path,
 def test_without_a_depth_the_noise_is_ideal() -> None:
     plan = settings("survey.bands.VIS.depth=null")
     assert Survey.from_config(plan["survey"]).bands["VIS"].noise_scale(BANDS["VIS"]) == 1.0
+
+
+def test_store_of_another_config_is_refused(tmp_path: Path) -> None:
+    plan: dict[str, Any] = {"n": 2, "shard_size": 2, **settings("scenario=non_lens", FEW)}
+    simulate(tmp_path / "set", seed=0, **plan)
+    before = (tmp_path / "set" / "manifest.yaml").stat().st_mtime_ns
+    simulate(tmp_path / "set", seed=0, **plan)
+    assert (tmp_path / "set" / "manifest.yaml").stat().st_mtime_ns == before
+    with pytest.raises(LensfindError, match="begun with another seed"):
+        simulate(tmp_path / "set", seed=1, **plan)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("mine")
+    with pytest.raises(LensfindError, match="other files"):
+        simulate(tmp_path / "other", seed=0, **plan)
+    for key, value in (("n", 0), ("shard_size", 0), ("workers", 0), ("slice", "5/4"), ("planes", ["FLAT"])):
+        with pytest.raises(LensfindError, match=key):
+            simulate(tmp_path / "new", **(plan | {"seed": 0, key: value}))
+
+
+def test_default_folders_of_other_settings_do_not_meet() -> None:
+    """Of what is in the folder already (scenario, n, seed), or changes no byte, nothing is added."""
+
+    def folder(*overrides: str) -> str:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = hydra_compose("simulate", overrides=list(overrides), return_hydra_config=True)
+        run = OmegaConf.to_container(config.hydra.run, resolve=True)
+        assert OmegaConf.select(config, "hydra.sweep.subdir") == run["dir"]
+        return os.path.normpath(run["dir"])
+
+    assert folder("n=7", "workers=2", "slice=1/2") == "simulations/training-n7-seed0"
+    assert folder("scenario=twin", "seed=3", "output=DIR") == "DIR"
+    assert folder("n=7", "scene.features=1.0") == "simulations/scene.features-1.0/training-n7-seed0"
+    others = [folder(o) for o in ("scene.source.z=2", "scene.source.z=3", "shard_size=3", "planes=[ARC]")]
+    assert len(set(others)) == 4
+
+
+def test_real_galaxies_as_sources(tmp_path: Path) -> None:
+    y, x = np.mgrid[:41, :41] - 20
+    u, v = 0.8 * x + 0.6 * y, 0.8 * y - 0.6 * x
+    hdu = fits.PrimaryHDU(np.exp(-((u / 6) ** 2 + (v / 4) ** 2) / 2).astype(np.float32))
+    hdu.header["PIXSCALE"] = 0.03
+    (tmp_path / "galaxies").mkdir()
+    hdu.writeto(tmp_path / "galaxies" / "one.fits")
+    plan = settings("scenario=single_lens", FEW, f"scene.source.images='{tmp_path / 'galaxies'}'")
+    simulate(tmp_path / "set", n=2, seed=0, shard_size=2, **plan)
+    store = Store(tmp_path / "set")
+    assert (store.catalogue["label"] == 1).all()
+    assert list(store.manifest["made_by"]["images"]) == ["one.fits"]
+    half = np.sqrt(2 * np.log(2) * 6 * 4) * 0.03  # of a Gaussian
+    np.testing.assert_allclose(store.catalogue["r_source"], half, rtol=0.03)
+    np.testing.assert_allclose(store.catalogue["q_source"], 4 / 6, rtol=0.03)
+    with pytest.raises(LensfindError, match="FITS images"):
+        simulate(tmp_path / "none", n=2, seed=0, **settings("scenario=single_lens", f"scene.source.images={tmp_path}"))
+    two = f"scene.source2.images='{tmp_path}'", f"scene.source.images='{tmp_path / 'galaxies'}'"
+    with pytest.raises(LensfindError, match="one folder of galaxies"):
+        simulate(tmp_path / "two", n=2, seed=0, **settings("scenario=double_ring", *two))

@@ -230,11 +230,19 @@ def _scene(config: Mapping[str, Any]) -> SceneSettings:
     check_least("scene.neighbours.satellites", neighbours.satellites, 0)
     check_least("scene.neighbours.stars", neighbours.stars, 0)
     stars = check_range("scene.neighbours.star_magnitude", neighbours.star_magnitude, 10.0, 32.0)
+    near, far = _source(config["source"], "scene.source"), _source(config["source2"], "scene.source2")
+    folders = {near.images, far.images} - {None}
+    if len(folders) > 1:
+        raise LensfindError(
+            "one folder of galaxies for both sources",
+            f"scene.source.images={near.images}, scene.source2.images={far.images}",
+            "Set scene.source2.images to that of scene.source, or one of them to null.",
+        )
     return replace(
         raw,
         mass=mass,
-        source=_source(config["source"], "scene.source"),
-        source2=_source(config["source2"], "scene.source2"),
+        source=near,
+        source2=far,
         middle_offset=check_range("scene.middle_offset", raw.middle_offset, 0.0, 5.0),
         features=check_range("scene.features", raw.features, 0.1, 8.0),
         neighbours=replace(neighbours, star_magnitude=stars),
