@@ -1,6 +1,8 @@
 """Scenarios: what is drawn, that everything can be made again, that the rare configurations are physically right."""
 
 import filecmp
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +29,10 @@ from lensfind.simulation.negatives import NEGATIVES, surroundings
 from lensfind.simulation.objects import NUMBERS, Objects, draw_kinds, simulate_objects
 from lensfind.simulation.parts import Parts
 from lensfind.simulation.scenario import KINDS, Scenario
+from lensfind.simulation.scenes import attempt_numbers
 from lensfind.simulation.systems import compose as add_system
 from lensfind.simulation.systems import double_ratio, propose
+from lensfind.simulation.systems import expected as promising
 from tests.conftest import compose
 
 FEW = "scene.neighbours.limit=23"
@@ -104,9 +108,30 @@ def test_impossible_demands_are_named() -> None:
         ("+scene.colour=3", "unknown colour"),
         ("scene.source.template=green", "blue or red"),
         ("scenario.mix={lens: 0.2, twin: 0.36}", "as many lenses as twins"),
+        ("population.middle.z=[2.2,3.0]", r"population\.middle\.z .* within 0\.02 to 2; got \[2\.2, 3\.0\]"),
     ):
         with pytest.raises(LensfindError, match=message):
             scenario(override)
+
+
+def test_every_range_may_be_one_number(survey: Survey) -> None:
+    system, _ = draw(scenario("scenario=compound_arc", "population.middle.z=0.9"), "compound_arc", 100)
+    assert len(system.centre) > 5
+    assert system.second.z == pytest.approx(0.9)
+    system, _ = draw(scenario("scenario=double_ring", "scene.source2.z=2.5"), "double_ring", 100)
+    assert len(system.centre) > 5
+    assert system.second.z == pytest.approx(2.5)
+
+
+def test_the_commonest_reason_is_told_when_draws_run_out(survey: Survey) -> None:
+    plan = scenario("scenario=single_lens", FEW, "scenario.attempts=3", "+scenario.select={mag_lens: 5}")
+    proposed = propose("lens", Uniforms(attempt_numbers(0, plan, 4, 0)), plan)
+    promising(proposed[0], plan, survey, proposed[1])
+    reasons = [text or "mag_lens outside scenario.select.mag_lens" for text in proposed[1].texts]
+    text, times = Counter(reasons).most_common(1)[0]
+    assert text != reasons[-1]
+    with pytest.raises(LensfindError, match=re.escape(f"only rejected ones, {times / 16:.0%} of them for: {text}.")):
+        simulate_objects(0, [4], plan, survey, get_engine(**ENGINE))
 
 
 def test_kinds_come_in_their_shares_and_twins_behind_their_lenses() -> None:
@@ -189,6 +214,15 @@ def test_hard_negatives_have_lights_and_no_mass(kind: str) -> None:
     assert np.isfinite(batch.lights.magnitudes).all()
     assert (batch.lights.r_e > 0).all()
     assert len(centre) == 40
+    flux = np.stack([np.bincount(batch.lights.object, 10 ** (-0.4 * band), 40) for band in batch.lights.magnitudes.T])
+    drawn = -2.5 * np.log10(flux.T)
+    alone = np.isnan(radius)  # an edge-on disc beside a red galaxy is no part of it
+    if kind in ("elliptical", "disc", "spiral", "ring", "edge_on"):
+        whole = alone if kind == "edge_on" else np.full(40, True)
+        np.testing.assert_allclose(centre.magnitudes[whole], drawn[whole], atol=0.01)
+        assert (centre.magnitudes > drawn - 0.01).all()
+    else:
+        assert (centre.magnitudes > drawn).all()
     if kind in ("spiral", "ring", "merger", "satellites", "star"):
         assert np.isfinite(radius).all()
 
@@ -261,6 +295,25 @@ def test_undetectable_lenses_keep_their_kind_and_hopeless_demands_end(survey: Su
     assert simulate_objects(0, range(3), bright, survey, get_engine(**ENGINE)).rows["mag_eff"].min() >= 8
 
 
+def test_select_asks_what_is_measured_after_it_is_measured(survey: Survey) -> None:
+    """Also of whole numbers, which have no NaN for "not yet"; kinds without the column pass."""
+    plan = scenario("scenario=twin", FEW, "+scenario.select={n_source_im: 4, n_pix_source: [100, 5000]}")
+    rows = simulate_objects(0, range(4), plan, survey, get_engine(**ENGINE)).rows
+    lens = rows["kind"] == "lens"
+    assert (rows["n_source_im"][lens] == 4).all()
+    assert (rows["n_pix_source"][lens] >= 100).all()
+    plan = scenario("scenario=double_ring", FEW, "+scenario.select={n_pix_source_2: [100, 5000], collett: 1}")
+    rows = simulate_objects(0, [0], plan, survey, get_engine(**ENGINE)).rows
+    assert rows["n_pix_source_2"][0] >= 100
+    assert rows["collett"][0] == 1
+    mixed = scenario(
+        "scenario=non_lens", FEW, "+scenario.select={n_source_im: 4, q_lens: [0.7, 1]}", "scenario.mix.outside=0",
+        "scenario.mix.elliptical=0.28",
+    )  # fmt: skip
+    rows = simulate_objects(0, range(6), mixed, survey, get_engine(**ENGINE)).rows
+    assert (rows["q_lens"] >= 0.7).all()
+
+
 def same(one: Path, two: Path) -> None:
     names = sorted(path.name for path in one.iterdir())
     assert names == sorted(path.name for path in two.iterdir())
@@ -309,38 +362,6 @@ def test_an_object_is_the_same_in_any_company(survey: Survey, name: str) -> None
         for column in COLUMNS:
             np.testing.assert_array_equal(alone.rows[column][0], together.rows[column][i])
         assert alone.rejects[0] == together.rejects[i]
-
-
-def test_store_of_another_config_is_refused(tmp_path: Path) -> None:
-    plan: dict[str, Any] = {"n": 2, "shard_size": 2, **settings("scenario=non_lens", FEW)}
-    simulate(tmp_path / "set", seed=0, **plan)
-    before = (tmp_path / "set" / "manifest.yaml").stat().st_mtime_ns
-    simulate(tmp_path / "set", seed=0, **plan)
-    assert (tmp_path / "set" / "manifest.yaml").stat().st_mtime_ns == before
-    with pytest.raises(LensfindError, match="begun with another seed"):
-        simulate(tmp_path / "set", seed=1, **plan)
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "letter.txt").write_text("mine")
-    with pytest.raises(LensfindError, match="other files"):
-        simulate(tmp_path / "other", seed=0, **plan)
-    for key, value in (("n", 0), ("shard_size", 0), ("workers", 0), ("slice", "5/4"), ("planes", ["FLAT"])):
-        with pytest.raises(LensfindError, match=key):
-            simulate(tmp_path / "new", **(plan | {"seed": 0, key: value}))
-
-
-def test_real_galaxies_as_sources(tmp_path: Path, survey: Survey) -> None:
-    y, x = np.mgrid[:41, :41] - 20
-    hdu = fits.PrimaryHDU(np.exp(-(x**2 + y**2) / 50).astype(np.float32))
-    hdu.header["PIXSCALE"] = 0.03
-    (tmp_path / "galaxies").mkdir()
-    hdu.writeto(tmp_path / "galaxies" / "one.fits")
-    plan = settings("scenario=single_lens", FEW, f"scene.source.images='{tmp_path / 'galaxies'}'")
-    simulate(tmp_path / "set", n=2, seed=0, shard_size=2, **plan)
-    store = Store(tmp_path / "set")
-    assert (store.catalogue["label"] == 1).all()
-    assert list(store.manifest["made_by"]["images"]) == ["one.fits"]
-    with pytest.raises(LensfindError, match="FITS images"):
-        simulate(tmp_path / "none", n=2, seed=0, **settings("scenario=single_lens", f"scene.source.images={tmp_path}"))
 
 
 def test_app_draws_pictures_and_exports_the_challenge(tmp_path: Path) -> None:

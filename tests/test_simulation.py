@@ -1,21 +1,30 @@
 """The simulator against analytic lenses, astropy, SkyPy and the tables of Euclid."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import astropy.units as u
 import numpy as np
 import pytest
 import yaml
+from astropy.io import fits
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from lenstronomy.Cosmo.lens_cosmo import LensCosmo
+from omegaconf import OmegaConf
 
 from lensfind.bands import BANDS
-from lensfind.simulation import photometry, population
+from lensfind.data.store import Store
+from lensfind.errors import LensfindError
+from lensfind.simulation import again, photometry, population, simulate
 from lensfind.simulation.components import Batch, Masses
 from lensfind.simulation.cosmology import COSMOLOGY, distance, distance_modulus, einstein_radius, sigma_for
 from lensfind.simulation.detect import critical_area_and_images, detectability
 from lensfind.simulation.draws import Uniforms
 from lensfind.simulation.instrument import Survey
 from lensfind.simulation.parts import Parts
+from tests.test_scenarios import FEW, settings
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -203,3 +212,167 @@ def test_a_batch_of_some_objects_keeps_their_rows() -> None:
     assert some.masses.theta_e.tolist() == [3.0, 1.0]
     assert some.lights.magnitudes[0, 0] == 8.0
     assert some.z_convention.tolist() == [3.0, 1.0]
+
+
+# --- settings and folders
+
+
+@pytest.mark.parametrize("name", ["n_neighbours", "n_satellites", "n_stars", "id", "pair", "attempt", "kind", "beauty"])
+def test_select_of_what_is_not_known_is_refused(tmp_path: Path, name: str) -> None:
+    plan = settings("scenario=single_lens", f"+scenario.select.{name}=1")
+    with pytest.raises(LensfindError, match=rf"got {name}.* Remove scenario\.select\.{name}"):
+        simulate(tmp_path / "set", n=1, seed=0, **plan)
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_folder_is_free_until_something_is_made_in_it(tmp_path: Path) -> None:
+    plan: dict[str, Any] = {"n": 2, "seed": 0, "shard_size": 1, **settings("scenario=non_lens", FEW)}
+    wrong = settings("scenario=single_lens", "scene.source.z=[4.1,5]", "scenario.attempts=3")
+    with pytest.raises(LensfindError, match=r"only rejected"):
+        simulate(tmp_path / "set", **(plan | wrong))  # found after the folder was claimed
+    for label in ("theta_e >", "beauty > 3", "n_stars > 1"):
+        bad = settings("scenario=single_lens", f"scenario.label='{label}'")
+        with pytest.raises(LensfindError, match="scenario.label as a rule") as raised:
+            simulate(tmp_path / "new", **(plan | bad))
+        assert "lens_rule" not in str(raised.value)
+    assert not (tmp_path / "new").exists()
+    assert not simulate(tmp_path / "set", slice="1/2", **plan)  # mended
+    with pytest.raises(LensfindError, match=r"begun with another .*output=DIR"):
+        simulate(tmp_path / "set", slice="2/2", **(plan | {"seed": 1}))
+    assert simulate(tmp_path / "set", slice="2/2", **plan)
+
+
+def test_slices_that_start_together_share_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one's simulation.yaml appears just after this one saw that there is none."""
+    plan: dict[str, Any] = {"n": 2, "shard_size": 1, **settings("scenario=non_lens", FEW)}
+    root, inside = tmp_path / "set", Path.is_file
+
+    def late(path: Path) -> bool:
+        there = inside(path)
+        if path == root / "simulation.yaml" and not there:
+            root.mkdir()
+            path.write_bytes(b"seed: 0")
+        return there
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_file", late)
+        assert not simulate(root, seed=0, slice="1/2", **plan)
+    assert simulate(root, seed=0, slice="2/2", **plan)
+
+
+def test_another_psf_file_is_another_set(tmp_path: Path) -> None:
+    file = tmp_path / "psf.fits"
+
+    def kernel(width: float) -> None:
+        y, x = np.mgrid[:21, :21] - 10
+        hdu = fits.PrimaryHDU(np.exp(-(x**2 + y**2) / (2 * width**2)))
+        hdu.header["PIXSCALE"] = 0.05
+        hdu.writeto(file, overwrite=True)
+
+    kernel(1.5)
+    plan: dict[str, Any] = {"n": 2, "seed": 0, "shard_size": 1}
+    plan |= settings("scenario=non_lens", FEW, f"survey.bands.VIS.psf='{file}'")
+    simulate(tmp_path / "set", slice="1/2", **plan)
+    kernel(2.5)
+    with pytest.raises(LensfindError, match="begun with another psf"):
+        simulate(tmp_path / "set", slice="2/2", **plan)
+    kernel(1.5)
+    assert simulate(tmp_path / "set", slice="2/2", **plan)
+    kernel(2.5)
+    with pytest.raises(LensfindError, match="other PSF files"):
+        again(tmp_path / "set", [0])
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("workers=abc", "workers"), ("workers=null", "workers"), ("workers=1.5", "workers"),
+        ("survey.bands.VIS.psf_fwhm=abc", "psf_fwhm"), ("survey.bands.VIS.sky=abc", "sky"),
+        ("survey.bands.VIS.zero_point=nan", "zero_point"), ("survey.bands.VIS.read_noise=-4", "read_noise"),
+        ("survey.bands.VIS.depth=abc", "depth"), ("survey.bands=5", "survey.bands"),
+        ("scenario.expect=5", "scenario.expect"), ("scenario.expect.arc_snr=abc", "scenario.expect.arc_snr"),
+        ("scenario.select=5", "scenario.select"), ("scenario.number=1.5", "scenario.number"),
+        ("scenario.attempts=.inf", "scenario.attempts"), ("scenario.label=5", "scenario.label"),
+        ("scenario.keep_undetectable=abc", "scenario.keep_undetectable"), ("scenario.mix.star=nan", "scenario.mix"),
+        ("scenario=5", "scenario"), ("population.galaxy_limit=abc", "population.galaxy_limit"),
+        ("scene.source.limit=abc", "scene.source.limit"), ("scene.source.z='12'", "scene.source.z"),
+        ("scene.source.images=5", "scene.source.images"), ("scene.neighbours.limit=null", "scene.neighbours.limit"),
+        ("scene.mass.shear=5", "scene.mass.shear"), ("engine.device=abc", "engine.device"),
+        ("engine.device=cuda:99", "engine.device"), ("engine.foo=1", "engine.foo"), ("engine.name=3", "engine.name"),
+        ("engine.oversampling=2", "engine.oversampling"), ("planes=null", "planes"), ("planes=[5]", "planes"),
+    ],
+)  # fmt: skip
+def test_hostile_settings_are_refused_before_a_folder_is_claimed(tmp_path: Path, override: str, named: str) -> None:
+    keys, _, value = override.partition("=")
+    plan: dict[str, Any] = {"n": 1, "seed": 0, "workers": 1, **settings("scenario=single_lens", FEW)}
+    *folders, last = keys.split(".")
+    place = plan | plan["scenario"] if folders and folders[0] in plan["scenario"] else plan
+    for folder in folders:
+        place = place[folder]
+    place[last] = yaml.safe_load({"nan": ".nan"}.get(value, value))
+    with pytest.raises(LensfindError) as raised:
+        simulate(tmp_path / "set", **plan)
+    assert named in raised.value.args[0] + raised.value.args[2]
+    assert all(raised.value.args)
+    assert not (tmp_path / "set").exists()
+
+
+def test_without_a_depth_the_noise_is_ideal() -> None:
+    plan = settings("survey.bands.VIS.depth=null")
+    assert Survey.from_config(plan["survey"]).bands["VIS"].noise_scale(BANDS["VIS"]) == 1.0
+
+
+def test_store_of_another_config_is_refused(tmp_path: Path) -> None:
+    plan: dict[str, Any] = {"n": 2, "shard_size": 2, **settings("scenario=non_lens", FEW)}
+    simulate(tmp_path / "set", seed=0, **plan)
+    before = (tmp_path / "set" / "manifest.yaml").stat().st_mtime_ns
+    simulate(tmp_path / "set", seed=0, **plan)
+    assert (tmp_path / "set" / "manifest.yaml").stat().st_mtime_ns == before
+    with pytest.raises(LensfindError, match="begun with another seed"):
+        simulate(tmp_path / "set", seed=1, **plan)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("mine")
+    with pytest.raises(LensfindError, match="other files"):
+        simulate(tmp_path / "other", seed=0, **plan)
+    for key, value in (("n", 0), ("shard_size", 0), ("workers", 0), ("slice", "5/4"), ("planes", ["FLAT"])):
+        with pytest.raises(LensfindError, match=key):
+            simulate(tmp_path / "new", **(plan | {"seed": 0, key: value}))
+
+
+def test_default_folders_of_other_settings_do_not_meet() -> None:
+    """Of what is in the folder already (scenario, n, seed), or changes no byte, nothing is added."""
+
+    def folder(*overrides: str) -> str:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = hydra_compose("simulate", overrides=list(overrides), return_hydra_config=True)
+        run = OmegaConf.to_container(config.hydra.run, resolve=True)
+        assert OmegaConf.select(config, "hydra.sweep.subdir") == run["dir"]
+        return os.path.normpath(run["dir"])
+
+    assert folder("n=7", "workers=2", "slice=1/2") == "simulations/training-n7-seed0"
+    assert folder("scenario=twin", "seed=3", "output=DIR") == "DIR"
+    assert folder("n=7", "scene.features=1.0") == "simulations/scene.features-1.0/training-n7-seed0"
+    others = [folder(o) for o in ("scene.source.z=2", "scene.source.z=3", "shard_size=3", "planes=[ARC]")]
+    assert len(set(others)) == 4
+
+
+def test_real_galaxies_as_sources(tmp_path: Path) -> None:
+    y, x = np.mgrid[:41, :41] - 20
+    u, v = 0.8 * x + 0.6 * y, 0.8 * y - 0.6 * x
+    hdu = fits.PrimaryHDU(np.exp(-((u / 6) ** 2 + (v / 4) ** 2) / 2).astype(np.float32))
+    hdu.header["PIXSCALE"] = 0.03
+    (tmp_path / "galaxies").mkdir()
+    hdu.writeto(tmp_path / "galaxies" / "one.fits")
+    plan = settings("scenario=single_lens", FEW, f"scene.source.images='{tmp_path / 'galaxies'}'")
+    simulate(tmp_path / "set", n=2, seed=0, shard_size=2, **plan)
+    store = Store(tmp_path / "set")
+    assert (store.catalogue["label"] == 1).all()
+    assert list(store.manifest["made_by"]["images"]) == ["one.fits"]
+    half = np.sqrt(2 * np.log(2) * 6 * 4) * 0.03  # of a Gaussian
+    np.testing.assert_allclose(store.catalogue["r_source"], half, rtol=0.03)
+    np.testing.assert_allclose(store.catalogue["q_source"], 4 / 6, rtol=0.03)
+    with pytest.raises(LensfindError, match="FITS images"):
+        simulate(tmp_path / "none", n=2, seed=0, **settings("scenario=single_lens", f"scene.source.images={tmp_path}"))
+    two = f"scene.source2.images='{tmp_path}'", f"scene.source.images='{tmp_path / 'galaxies'}'"
+    with pytest.raises(LensfindError, match="one folder of galaxies"):
+        simulate(tmp_path / "two", n=2, seed=0, **settings("scenario=double_ring", *two))

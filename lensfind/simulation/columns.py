@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from lensfind.bands import BANDS
 from lensfind.data.catalogue import lens_labels
+from lensfind.errors import LensfindError
 from lensfind.simulation.population import VIS, Galaxies
+from lensfind.simulation.scenario import Scenario
 from lensfind.simulation.systems import System
 
-__all__ = ["COLUMNS", "blank", "catalogue", "centre_columns", "system_columns"]
+__all__ = ["COLUMNS", "blank", "catalogue", "centre_columns", "check_columns", "system_columns"]
 
 Rows = Mapping[str, NDArray[Any]]
 _F, _I = np.float64, np.int64
@@ -20,7 +22,7 @@ _F, _I = np.float64, np.int64
 COLUMNS: Mapping[str, tuple[Any, str | None, str]] = {
     "id": (_I, None, "index in the scenario"),
     "kind": ("U12", None, "what stands in the middle, see docs/simulation.md"),
-    "pair": (_I, None, "id of the lens, for a lens with a twin and for its twin; else -1"),
+    "pair": (_I, None, "id of the lens, for a lens and its twin, even if a set of odd n ends before it; else -1"),
     "attempt": (_I, None, "draws rejected before this one"),
     "theta_e": (_F, "arcsec", "Einstein radius for the (nearer) source"),
     "theta_e_2": (_F, "arcsec", "of the second mass (compound_arc), or for the farther source (double_ring)"),
@@ -42,9 +44,9 @@ COLUMNS: Mapping[str, tuple[Any, str | None, str]] = {
     "arc_snr_2": (_F, None, "the same of the farther source"),
     "contrast_2": (_F, None, "the same of the farther source"),
     "collett": (_I, None, "1: theta_e > offset, mag_eff > 3, mag_eff r_source > seeing, arc_snr > 20 (Collett 2015)"),
-    "mag_lens": (_F, "mag", "AB, central galaxy, VIS"),
+    "mag_lens": (_F, "mag", "AB, central galaxy only (no companion, satellite or star), VIS"),
     "mag_source": (_F, "mag", "AB, unlensed source, VIS"),
-    **{f"mag_lens_{band}": (_F, "mag", f"central galaxy, {band}") for band in BANDS},
+    **{f"mag_lens_{band}": (_F, "mag", f"central galaxy only, {band}") for band in BANDS},
     **{f"mag_source_{band}": (_F, "mag", f"unlensed source, {band}") for band in BANDS},
     "mag_lens_2": (_F, "mag", "AB, middle galaxy, VIS, before lensing"),
     "mag_source_2": (_F, "mag", "AB, unlensed farther source, VIS"),
@@ -69,6 +71,35 @@ COLUMNS: Mapping[str, tuple[Any, str | None, str]] = {
     "n_stars": (_I, None, "field stars in the stamp"),
 }
 """Columns before ``label``: dtype, unit, description. Floats that have no meaning for a kind are NaN."""
+
+_LATER = ("id", "pair", "attempt", "n_neighbours", "n_satellites", "n_stars")
+"""Numbers that an object gets after it has been accepted: nothing can be selected by them."""
+
+
+def check_columns(scenario: Scenario) -> None:
+    """Check that ``scenario.select`` and ``scenario.label`` ask for columns that are known when they are asked.
+
+    Raises:
+        LensfindError: One asks for something else, or the label is no rule.
+    """
+    kinds = {key: kind for key, (kind, _, _) in COLUMNS.items() if kind in (_F, _I) and key not in _LATER}
+    for name in scenario.select:
+        if name not in kinds:
+            raise LensfindError(
+                f"scenario.select of {', '.join(kinds)}",
+                f"{name}, which is {'known only afterwards' if name in COLUMNS else 'no column'}",
+                f"Remove scenario.select.{name}; the catalogue has every column, to choose from afterwards.",
+            )
+    asked = COLUMNS if scenario.keep_undetectable else kinds  # else a lens is judged before it is accepted
+    try:
+        lens_labels(Table({key: np.zeros(0, dtype=COLUMNS[key][0]) for key in asked}), scenario.label)
+    except LensfindError as error:
+        raise LensfindError(
+            "scenario.label as a rule of comparisons, and, or, not, parentheses, numbers and columns out of "
+            + ", ".join(kinds),
+            error.args[1],
+            "Set scenario.label, e.g. scenario.label='n_source_im > 1 and mag_eff > 1.6'.",
+        ) from error
 
 
 def blank(kind: str, n: int) -> dict[str, NDArray[Any]]:

@@ -16,7 +16,7 @@ from scipy.special import erf
 
 from lensfind.bands import BANDS, Band
 from lensfind.errors import LensfindError
-from lensfind.simulation.settings import build
+from lensfind.simulation.settings import build, check_number
 
 __all__ = ["FINE", "FINE_SCALE", "OVERSAMPLING", "BandSurvey", "Survey", "fine_axis", "gaussian_share", "psf_kernel"]
 
@@ -115,7 +115,7 @@ class BandSurvey:
     """Arcsec."""
     psf_beta: float
     """Exponent of the Moffat; others have none."""
-    depth: float
+    depth: float | None
     """AB magnitude of ``depth_sigma`` in an aperture of ``depth_aperture`` arcsec diameter; None: ideal noise."""
     depth_sigma: float
     depth_aperture: float
@@ -128,8 +128,11 @@ class BandSurvey:
                 "Set survey.bands.VIS.psf=gaussian.",
             )
         for key in ("exposures", "exposure_time", "psf_fwhm", "psf_beta", "depth_sigma", "depth_aperture"):
-            if not getattr(self, key) > 0:
-                raise LensfindError(f"{key} of every band above 0", str(getattr(self, key)), f"Set survey's {key}.")
+            check_number(f"survey.bands.*.{key}", getattr(self, key), 0.0, np.inf, above=True)
+        check_number("survey.bands.*.read_noise", self.read_noise, 0.0, np.inf)
+        for key in ("zero_point", "sky", "depth"):
+            if key != "depth" or self.depth is not None:
+                check_number(f"survey.bands.*.{key}", getattr(self, key), 0.0, 50.0)
 
     @property
     def time(self) -> float:
@@ -150,6 +153,8 @@ class BandSurvey:
 
         It stands for all that the table leaves out (dark current, straylight, lost exposures, resampling).
         """
+        if self.depth is None:
+            return 1.0
         area = np.pi * (self.depth_aperture / 2 / band.pixel_scale) ** 2
         ideal = self.depth_sigma * np.sqrt(sum(self.background(band)) * area) / self.time
         return float(self.flux(self.depth) / ideal)
@@ -157,6 +162,11 @@ class BandSurvey:
     def sigma(self, band: Band) -> float:
         """Noise of a blank pixel, electron/s."""
         return self.noise_scale(band) * float(np.sqrt(sum(self.background(band)))) / self.time
+
+    @property
+    def psf_file(self) -> bool:
+        """Whether the PSF comes from a file."""
+        return self.psf not in ("gaussian", "moffat")
 
     @property
     def separable(self) -> bool:
@@ -226,10 +236,10 @@ class Survey:
             LensfindError: A band or a key is unknown or missing, or a value is impossible.
         """
         raw = build(cls, config, "survey")
-        if set(raw.bands) != set(BANDS):
+        if not isinstance(raw.bands, Mapping) or set(raw.bands) != set(BANDS):
             raise LensfindError(
                 f"survey.bands with {', '.join(BANDS)}",
-                ", ".join(map(str, raw.bands)),
+                ", ".join(map(str, raw.bands)) if isinstance(raw.bands, Mapping) else repr(raw.bands),
                 "Give the four bands in conf/survey.",
             )
         bands = {band: build(BandSurvey, raw.bands[band], f"survey.bands.{band}") for band in BANDS}  # type: ignore[arg-type]

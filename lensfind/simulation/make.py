@@ -23,14 +23,15 @@ from lensfind.bands import BANDS
 from lensfind.data.store import Store, finish, shard_done, write_shard
 from lensfind.errors import LensfindError
 from lensfind.files import write_file
-from lensfind.simulation.columns import catalogue
+from lensfind.simulation.columns import catalogue, check_columns
 from lensfind.simulation.detect import mask
-from lensfind.simulation.engines import get_engine
+from lensfind.simulation.engines import check_engine, get_engine
 from lensfind.simulation.instrument import Survey
 from lensfind.simulation.objects import Objects, simulate_objects
 from lensfind.simulation.parts import Images
 from lensfind.simulation.real_images import image_files, read_images
 from lensfind.simulation.scenario import Scenario
+from lensfind.simulation.settings import check_least
 
 if TYPE_CHECKING:
     from lensfind.data.module import LensData
@@ -64,13 +65,18 @@ class Plan:
 
     @property
     def config(self) -> dict[str, Any]:
-        """As plain values, with the CRC of every real galaxy image."""
+        """As plain values, with the CRC of every real galaxy image and PSF file."""
         scenario = asdict(self.scenario)
         parts = {key: scenario.pop(key) for key in ("population", "scene")}
         files = {
             path.name: zlib.crc32(path.read_bytes())
             for source in (self.scenario.scene.source, self.scenario.scene.source2)
             for path in image_files(source.images)
+        }
+        kernels = {band: one.psf for band, one in self.survey.bands.items() if one.psf_file}
+        crcs = {
+            "images": files,
+            "psf": {band: zlib.crc32(Path(path).read_bytes()) for band, path in kernels.items()},
         }
         config = {
             "n": self.n,
@@ -82,7 +88,7 @@ class Plan:
             "engine": dict(self.engine),
             "planes": self.planes,
         }
-        return dict(json.loads(json.dumps(config | ({"images": files} if files else {}))))
+        return dict(json.loads(json.dumps(config | {key: value for key, value in crcs.items() if value})))
 
     def images(self) -> Images:
         """The real galaxies that the scenario asks for."""
@@ -119,7 +125,7 @@ def resolve_planes(planes: str | Sequence[str], n: int) -> tuple[str, ...]:
     """
     if planes == "auto":
         return PLANES if n <= AUTO_PLANES else ()
-    if isinstance(planes, str) or set(planes) - set(PLANES):
+    if not isinstance(planes, list | tuple) or not all(plane in PLANES for plane in planes):
         raise LensfindError("planes as auto, or a list out of ARC, MASK", str(planes), "Set planes=[ARC,MASK].")
     return tuple(plane for plane in PLANES if plane in planes)
 
@@ -138,12 +144,14 @@ def _plan(
             raise LensfindError(
                 f"{name} as a whole number of at least {low}", repr(value), f"Set {name}={low} or more."
             )
-    get_engine(**engine)
+    check_engine(**engine)
+    whole = Scenario.from_config(scenario)
+    check_columns(whole)
     return Plan(
         n,
         seed,
         shard_size,
-        Scenario.from_config(scenario),
+        whole,
         Survey.from_config(survey),
         dict(engine),
         resolve_planes(planes, n),
@@ -151,28 +159,33 @@ def _plan(
 
 
 def _claim(root: Path, config: Mapping[str, Any]) -> None:
-    """Write the config of an unfinished store into ``root``, or check that it is the one already there."""
+    """Write the config of an unfinished store into ``root``, or check that it is the one already there.
+
+    Another one is replaced as long as nothing has been made by it. Of two that start together with different ones, the
+    one that claimed the folder last stays: claim again before a shard is written.
+    """
     path = root / CONFIG
     if path.is_file():
         try:
             there = yaml.safe_load(path.read_text())
         except (yaml.YAMLError, UnicodeDecodeError):
             there = None
-        if there != config:
+        if there == config:
+            return
+        if any(root.glob("shard-*.fits")) or (root / "manifest.yaml").is_file():
             differ = [key for key in config if not isinstance(there, dict) or there.get(key) != config[key]]
             raise LensfindError(
                 f"{root} to be simulated with this config",
                 f"a store begun with another {', '.join(differ)} (see {path})",
-                "Choose another output folder, or remove this one.",
+                "Choose another folder with output=DIR, or remove this one.",
             )
-    elif root.is_dir() and any(not entry.name.startswith(".") for entry in root.iterdir()):
+    elif root.is_dir() and any(entry.name != CONFIG and not entry.name.startswith(".") for entry in root.iterdir()):
         raise LensfindError(
             f"an empty or new folder for the simulation, or one with {CONFIG}",
             f"{root} with other files",
-            "Choose another output folder.",
+            "Choose another folder with output=DIR.",
         )
-    else:
-        write_file(path, yaml.safe_dump(dict(config), sort_keys=False))
+    write_file(path, yaml.safe_dump(dict(config), sort_keys=False))
 
 
 def _share(part: str | None, shards: int) -> list[int]:
@@ -224,11 +237,13 @@ def simulate(
         LensfindError: Impossible settings, a folder with something else in it, or what ``write_shard`` raises.
     """
     root, plan = Path(root), _plan(n, seed, scenario, survey, engine, shard_size, planes)
-    if workers < 1:
-        raise LensfindError("workers of at least 1", str(workers), "Set workers=1.")
+    check_least("workers", workers, 1, whole=True)
     shards = math.ceil(n / shard_size)
     mine = _share(slice, shards)
     config = plan.config
+    if not (root / "manifest.yaml").is_file():  # what is not there is told before the folder is claimed
+        plan.images()
+        get_engine(**engine)
     _claim(root, config)
     if (root / "manifest.yaml").is_file():
         return True
@@ -269,6 +284,7 @@ def _write(root: Path, number: int, plan: Plan, parts: Sequence[Objects]) -> Non
         extra = {name: arc if name == "ARC" else mask(arc, plan.survey) for name in plan.planes}
     table = catalogue([part.rows for part in parts], plan.scenario.label)
     rejects = [line for part in parts for lines in part.rejects for line in lines]
+    _claim(root, plan.config)
     write_shard(root, number, stamps, table, rejects, planes=extra)
 
 
@@ -291,7 +307,15 @@ def simulated_store(root: str | Path, ids: Sequence[int]) -> tuple[Store, Plan]:
         raise LensfindError(f"ids from 0 to {made_by['n'] - 1}", str(unknown[0]), "Choose ids of the catalogue.")
     keys = ("n", "seed", "survey", "engine", "shard_size", "planes")
     scenario = {key: made_by[key] for key in ("scenario", "population", "scene")}
-    return store, _plan(scenario=scenario, **{key: made_by[key] for key in keys})
+    plan = _plan(scenario=scenario, **{key: made_by[key] for key in keys})
+    for key, value in plan.config.items():
+        if key in ("images", "psf") and value != made_by.get(key):
+            raise LensfindError(
+                f"the files by which {root} was made, to make its objects again",
+                f"other {'images of galaxies' if key == 'images' else 'PSF files'}",
+                "Put them back where they were.",
+            )
+    return store, plan
 
 
 def again(root: str | Path, ids: Sequence[int]) -> Objects:

@@ -57,6 +57,11 @@ def _bulge(draws: Uniforms, disc: Galaxies, share: Array) -> Galaxies:
     return _with(red, r_e=np.clip(0.25 * disc.r_e, 0.1, 0.5), x=disc.x, y=disc.y, q=0.7 + 0.3 * red.q)
 
 
+def _together(galaxy: Galaxies, *parts: Array) -> Galaxies:
+    """The galaxy with the summed light of its parts, magnitudes (N, 4) each."""
+    return _with(galaxy, magnitudes=-2.5 * np.log10(np.sum([10 ** (-0.4 * part) for part in parts], axis=0)))
+
+
 def _none(size: int) -> Array:
     return np.full(size, np.nan)
 
@@ -78,7 +83,8 @@ def _spiral(draws: Uniforms, scenario: Scenario, parts: Parts, objects: Index) -
     radius = draws.within(scenario.scene.features)
     disc = _with(_blue(draws, scenario), q=draws.uniform(0.8, 1.0), r_e=radius * draws.uniform(0.8, 1.2))
     share, arms = draws.uniform(0.15, 0.45), draws.uniform(0.35, 0.65)
-    parts.galaxies(objects, "lens", _bulge(draws, disc, share))
+    bulge = _bulge(draws, disc, share)
+    parts.galaxies(objects, "lens", bulge)
     parts.galaxies(objects, "lens", _with(disc, magnitudes=fainter(disc.magnitudes, (1 - share) * (1 - arms))))
     number, turn, pitch = draws.integers(2, 3), draws.uniform(0, 2 * np.pi), np.deg2rad(draws.uniform(14, 30))
     along, width, weight = draws.block(30), draws.block(30), draws.block(30)
@@ -103,7 +109,7 @@ def _spiral(draws: Uniforms, scenario: Scenario, parts: Parts, objects: Index) -
         q=0.4,
         angle=(disc.angle[:, None] + phi + np.pi / 2 - pitch[:, None])[i, j],
     )
-    return disc, radius
+    return _together(disc, bulge.magnitudes, fainter(disc.magnitudes, 1 - share)), radius
 
 
 def _incline(r: Array, phi: Array, disc: Galaxies) -> tuple[Array, Array]:
@@ -122,7 +128,7 @@ def _ring(draws: Uniforms, scenario: Scenario, parts: Parts, objects: Index) -> 
     parts.galaxies(objects, "lens", _with(core, r_e=radius * draws.uniform(0.15, 0.4)))
     place = {"r_e": radius, "n": draws.uniform(0.08, 0.22), "q": disc.q, "angle": disc.angle}
     parts.light(objects, "lens", fainter(disc.magnitudes, 1 - share), "ring", **place)
-    return _with(disc, r_e=radius), radius
+    return _with(_together(disc, core.magnitudes, fainter(disc.magnitudes, 1 - share)), r_e=radius), radius
 
 
 def _merger(draws: Uniforms, scenario: Scenario, parts: Parts, objects: Index) -> tuple[Galaxies, Radius]:
@@ -173,9 +179,10 @@ def _edge_on(draws: Uniforms, scenario: Scenario, parts: Parts, objects: Index) 
     parts.galaxies(objects[b], "lens", moved.take(b))
     parts.galaxies(objects[a], "lens", _with(bulge, r_e=np.minimum(bulge.r_e, 0.3)).take(a))
     parts.galaxies(objects[a], "lens", _with(disc, magnitudes=fainter(disc.magnitudes, 1 - share)).take(a))
+    alone = _together(disc, bulge.magnitudes, fainter(disc.magnitudes, 1 - share))
     centre = Galaxies(
         **{
-            key: np.where(beside if v.ndim == 1 else beside[:, None], v, vars(disc)[key])
+            key: np.where(beside if v.ndim == 1 else beside[:, None], v, vars(alone)[key])
             for key, v in vars(red).items()
         }
     )
@@ -235,8 +242,8 @@ NEGATIVES: Mapping[str, _Draw] = {
 def draw_negative(
     kind: str, draws: Uniforms, scenario: Scenario, parts: Parts, objects: Index
 ) -> tuple[Galaxies, Array]:
-    """Add one object of ``kind`` per row to ``parts``; returns the central galaxies, and the radius in arcsec of what
-    could be taken for an arc (NaN: nothing)."""
+    """Add one object of ``kind`` per row to ``parts``; returns the central galaxies (of all their light, but not that
+    of companions, satellites or stars), and the radius in arcsec of what could be taken for an arc (NaN: nothing)."""
     return NEGATIVES[kind](draws, scenario, parts, objects)
 
 

@@ -6,6 +6,7 @@ the arc's own photons. So any object is made again alone, in any order and compa
 when its physics change. A twin has the address of its lens.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from lensfind.bands import BANDS
 from lensfind.data.catalogue import lens_labels
 from lensfind.errors import LensfindError
-from lensfind.simulation.columns import COLUMNS, blank, centre_columns, system_columns
+from lensfind.simulation.columns import COLUMNS, blank, centre_columns, check_columns, system_columns
 from lensfind.simulation.components import Batch
 from lensfind.simulation.detect import critical_area_and_images, detectability
 from lensfind.simulation.draws import Uniforms, generator
@@ -29,7 +30,7 @@ from lensfind.simulation.parts import Images, Parts
 from lensfind.simulation.population import VIS
 from lensfind.simulation.scenario import SYSTEMS, Scenario
 from lensfind.simulation.scenes import BLOCK, NUMBERS, Scenes, addresses, attempt_numbers, compose_batch, draw_kinds
-from lensfind.simulation.systems import System, compose, expected, propose
+from lensfind.simulation.systems import System, compose, expected, imaged, propose
 
 __all__ = ["Objects", "simulate_objects"]
 
@@ -93,9 +94,11 @@ class _Maker:
                     kept[i], rows[i] = drawn[place, len(reasons)], row | {"attempt": len(rejects[i])}
             pending, block = still, block + 1
             if pending and BLOCK * block >= self.scenario.attempts:
+                texts = [text for _, text in rejects[pending[0]]]
+                text, times = Counter(texts).most_common(1)[0]
                 raise LensfindError(
                     f"object {indices[pending[0]]} ({kind}) within scenario.attempts={self.scenario.attempts} draws",
-                    f"only rejected ones, the last for: {rejects[pending[0]][-1][1]}",
+                    f"only rejected ones, {times / len(texts):.0%} of them for: {text}",
                     "Ask less of scenario.label, scenario.expect and scenario.select, widen the ranges of population "
                     "and scene, or raise scenario.attempts.",
                 )
@@ -110,8 +113,9 @@ class _Maker:
         if kind not in SYSTEMS:
             parts, all_of = Parts(), np.arange(n * BLOCK)
             centre, feature = draw_negative(kind, draws, self.scenario, parts, all_of)
-            columns = blank(kind, n * BLOCK) | centre_columns(centre) | {"r_feature": feature}
-            texts = self._selected(columns, np.full(n * BLOCK, "", dtype=object)).reshape(n, BLOCK)
+            known = centre_columns(centre) | {"r_feature": feature}
+            columns = blank(kind, n * BLOCK) | known
+            texts = self._selected(known, np.full(n * BLOCK, "", dtype=object)).reshape(n, BLOCK)
             found = []
             for i, line in enumerate(texts):
                 good = next((a for a, text in enumerate(line) if not text), BLOCK)
@@ -119,9 +123,11 @@ class _Maker:
                 found.append((list(line[:good]), row))
             return found
         system, reasons = propose(kind, draws, self.scenario)
+        system = imaged(system, draws, self.scenario)
         expected(system, self.scenario, self.survey, reasons)
-        columns = blank(kind, n * BLOCK) | system_columns(system)
-        texts = self._selected(columns, reasons.texts).reshape(n, BLOCK)
+        known = system_columns(system)
+        columns = blank(kind, n * BLOCK) | known
+        texts = self._selected(known, reasons.texts).reshape(n, BLOCK)
         rows: list[dict[str, Any] | None] = [None] * n
         begin, active = [0] * n, list(range(n))
         while active:
@@ -147,15 +153,14 @@ class _Maker:
             found.append((list(texts[i, :good]), rows[i]))
         return found
 
-    def _selected(self, columns: Rows, texts: NDArray[np.object_]) -> NDArray[np.object_]:
-        """Reasons (N,), with those of ``scenario.select`` added; columns that are not known yet pass."""
+    def _selected(self, known: Rows, texts: NDArray[np.object_]) -> NDArray[np.object_]:
+        """Reasons (N,), with those of ``scenario.select`` added; only the ``known`` columns are asked, and one that
+        means nothing for an object (NaN) passes."""
         for name, (low, high) in self.scenario.select.items():
-            if name not in COLUMNS or COLUMNS[name][0] not in (np.float64, np.int64):
-                numeric = ", ".join(key for key, (kind, _, _) in COLUMNS.items() if kind in (np.float64, np.int64))
-                raise LensfindError(f"scenario.select of {numeric}", name, "Mend scenario.select.")
-            value = np.asarray(columns[name], dtype=np.float64)
-            with np.errstate(invalid="ignore"):
-                texts[((value < low) | (value > high)) & (texts == "")] = f"{name} outside scenario.select.{name}"
+            if name in known:
+                value = np.asarray(known[name], dtype=np.float64)
+                with np.errstate(invalid="ignore"):
+                    texts[((value < low) | (value > high)) & (texts == "")] = f"{name} outside scenario.select.{name}"
         return texts
 
     def _detect(self, system: System, draws: Uniforms, columns: Rows) -> tuple[Rows, NDArray[np.object_]]:
@@ -175,21 +180,21 @@ class _Maker:
             lens = lens + planes["middle"]["VIS"]
         flux = self.survey.bands["VIS"].flux
         source = planes["source"]["VIS"]
-        columns = columns | dict(detectability(source, lens, self.survey, flux(system.source.magnitudes[:, VIS])))
-        area, number = self._geometry(batch, system, columns)
-        columns = columns | {"ein_area": area, "n_source_im": number}
+        measured: Rows = dict(detectability(source, lens, self.survey, flux(system.source.magnitudes[:, VIS])))
+        measured["ein_area"], measured["n_source_im"] = self._geometry(batch, system)
         if double and system.second is not None:
             outer = detectability(planes["source2"]["VIS"], lens, self.survey, flux(system.second.magnitudes[:, VIS]))
-            columns = columns | {f"{key}_2": outer[key] for key in ("mag_eff", "n_pix_source", "arc_snr", "contrast")}
-        columns["collett"] = _collett(columns, self.survey)
+            measured |= {f"{key}_2": outer[key] for key in ("mag_eff", "n_pix_source", "arc_snr", "contrast")}
+        measured["collett"] = _collett(columns | measured, self.survey)
+        columns = columns | measured
         if system.kind == "outside":
             why[columns["n_source_im"] != 1] = "source inside the caustic after all"
         elif not self.scenario.keep_undetectable:
             named = {key: value for key, value in columns.items() if key in self.scenario.label}
             why[lens_labels(Table(named), self.scenario.label) == 0] = UNDETECTABLE
-        return columns, self._selected(columns, why)
+        return columns, self._selected(measured, why)
 
-    def _geometry(self, batch: Batch, system: System, columns: Rows) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    def _geometry(self, batch: Batch, system: System) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         assert system.source is not None
         z, x, y = system.source.z, system.source.x, system.source.y
         found = [critical_area_and_images(batch, i, float(z[i]), float(x[i]), float(y[i])) for i in range(len(z))]
@@ -219,8 +224,10 @@ def simulate_objects(
         images: Real galaxies, where ``scene.source.images`` asks for them.
 
     Raises:
-        LensfindError: ``scenario.attempts`` draws of an object were all rejected.
+        LensfindError: ``scenario.attempts`` draws of an object were all rejected, or see
+            :func:`lensfind.simulation.columns.check_columns`.
     """
+    check_columns(scenario)
     maker = _Maker(seed, scenario, survey, engine, images)
     kinds, origins = draw_kinds(seed, indices, scenario)
     unique, at, of_kind = addresses(kinds, origins)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from lensfind.errors import LensfindError
-from lensfind.simulation.settings import Range, build, check_least, check_range, check_shares
+from lensfind.simulation.settings import Range, build, check_least, check_number, check_range, check_shares
 
 __all__ = ["KINDS", "SYSTEMS", "Deflectors", "Neighbours", "Scenario", "Sources"]
 
@@ -117,8 +117,8 @@ class Scenario:
     ``number`` is the scenario's address in the seeds. ``mix``: share of each of :data:`KINDS`. ``label``: the rule over
     catalogue columns that makes class 1. ``keep_undetectable``: keep lenses that fail the rule (label 0, kind as drawn)
     instead of drawing again. ``expect``: least ``arc_snr`` and ``contrast`` that an analytic estimate must promise
-    before an arc is rendered at all. ``select``: {column: number or [low, high]}, further demands on any catalogue
-    column. ``attempts``: draws per object before giving up.
+    before an arc is rendered at all. ``select``: {column: number or [low, high]}, further demands on columns that
+    are known or measured before acceptance. ``attempts``: draws per object before giving up.
     """
 
     name: str
@@ -144,7 +144,16 @@ class Scenario:
                 "a scenario with the keys scenario, population and scene", f"{config!r:.80}", "See conf/scenario."
             )
         parts = {"population": config["population"], "scene": config["scene"]}
+        for key in ("scenario", "population", "scene"):
+            _mapping(key, config[key])
         raw = build(cls, {**config["scenario"], **parts}, "scenario")
+        _mapping("scenario.select", raw.select)
+        if not isinstance(raw.keep_undetectable, bool):
+            raise LensfindError(
+                "scenario.keep_undetectable true or false",
+                repr(raw.keep_undetectable),
+                "Set scenario.keep_undetectable=false.",
+            )
         mix = check_shares("scenario.mix", raw.mix, KINDS)
         if mix["twin"] > mix["lens"] + 1e-9:
             raise LensfindError(
@@ -152,12 +161,14 @@ class Scenario:
                 f"lens {mix['lens']}, twin {mix['twin']}",
                 "Lower scenario.mix.twin.",
             )
-        check_least("scenario.attempts", raw.attempts, 1)
-        check_least("scenario.number", raw.number, 0)
-        if set(raw.expect) != {"arc_snr", "contrast"}:
+        check_least("scenario.attempts", raw.attempts, 1, whole=True)
+        check_least("scenario.number", raw.number, 0, whole=True)
+        if not isinstance(raw.expect, Mapping) or set(raw.expect) != {"arc_snr", "contrast"}:
             raise LensfindError(
                 "scenario.expect with arc_snr and contrast", str(raw.expect), "Set both; 0 asks nothing."
             )
+        for key, value in raw.expect.items():
+            check_least(f"scenario.expect.{key}", value, 0)
         return replace(
             raw,
             mix=mix,
@@ -168,6 +179,13 @@ class Scenario:
         )
 
 
+def _mapping(where: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise LensfindError(f"{where} as a mapping of keys to values", repr(value), f"Mend {where}, see conf/scenario.")
+
+
+_LIMITS = (0.0, 40.0)  # magnitude limits; a bright one is how to have no field galaxies
+_SCATTER = {"shear": 0.5, "axis_scatter": 180.0, "ellipticity_scatter": 0.5}
 _BOUNDS = {"q": (0.05, 1.0), "r_e": (0.01, 10.0), "magnitude": (10.0, 32.0)}
 
 
@@ -189,12 +207,13 @@ def _population(config: Mapping[str, Any]) -> Population:
             str(raw.weighting),
             f"Set population.weighting={WEIGHTINGS[0]}.",
         )
+    check_number("population.galaxy_limit", raw.galaxy_limit, *_LIMITS)
     both = {
         key: _ranges(
             build(Deflectors, config[key], f"population.{key}"),
             f"population.{key}",
             sigma_v=(0.0 if key == "middle" else 50.0, 500.0),
-            z=(0.02, 2.0) if key == "deflector" else (0.02, 5.0),
+            z=(0.02, 2.0),  # to which the velocity dispersion function is taken
         )
         for key in ("deflector", "middle")
     }
@@ -204,17 +223,26 @@ def _population(config: Mapping[str, Any]) -> Population:
 def _scene(config: Mapping[str, Any]) -> SceneSettings:
     raw = build(SceneSettings, config, "scene")
     mass = build(Mass, config["mass"], "scene.mass")
-    for field in fields(Mass):
-        check_least(f"scene.mass.{field.name}", getattr(mass, field.name), 0)
+    for key, most in _SCATTER.items():
+        check_number(f"scene.mass.{key}", getattr(mass, key), 0.0, most)
     neighbours = build(Neighbours, config["neighbours"], "scene.neighbours")
+    check_number("scene.neighbours.limit", neighbours.limit, *_LIMITS)
     check_least("scene.neighbours.satellites", neighbours.satellites, 0)
     check_least("scene.neighbours.stars", neighbours.stars, 0)
     stars = check_range("scene.neighbours.star_magnitude", neighbours.star_magnitude, 10.0, 32.0)
+    near, far = _source(config["source"], "scene.source"), _source(config["source2"], "scene.source2")
+    folders = {near.images, far.images} - {None}
+    if len(folders) > 1:
+        raise LensfindError(
+            "one folder of galaxies for both sources",
+            f"scene.source.images={near.images}, scene.source2.images={far.images}",
+            "Set scene.source2.images to that of scene.source, or one of them to null.",
+        )
     return replace(
         raw,
         mass=mass,
-        source=_source(config["source"], "scene.source"),
-        source2=_source(config["source2"], "scene.source2"),
+        source=near,
+        source2=far,
         middle_offset=check_range("scene.middle_offset", raw.middle_offset, 0.0, 5.0),
         features=check_range("scene.features", raw.features, 0.1, 8.0),
         neighbours=replace(neighbours, star_magnitude=stars),
@@ -225,5 +253,10 @@ def _source(config: Mapping[str, Any], where: str) -> Sources:
     raw = build(Sources, config, where)
     if raw.template not in ("blue", "red"):
         raise LensfindError(f"{where}.template blue or red", str(raw.template), f"Set {where}.template=blue.")
+    check_number(f"{where}.limit", raw.limit, *_LIMITS)
+    if raw.images is not None and not isinstance(raw.images, str):
+        raise LensfindError(
+            f"{where}.images as a folder of FITS images, or null", repr(raw.images), f"Set {where}.images=null."
+        )
     checked: Sources = _ranges(raw, where, z=(0.02, 5.0), impact=(0.0, 10.0))
     return replace(checked, structure=check_shares(f"{where}.structure", raw.structure, ("smooth", "clumpy", "spiral")))

@@ -1,12 +1,13 @@
 """A plain mapping from a config file becomes a checked dataclass, with errors that name the key."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
 from lensfind.errors import LensfindError
 
-__all__ = ["Range", "build", "check_least", "check_range", "check_shares"]
+__all__ = ["Range", "build", "check_least", "check_number", "check_range", "check_shares"]
 
 T = TypeVar("T")
 Range = tuple[float, float]
@@ -37,7 +38,7 @@ def check_range(where: str, value: Any, low: float, high: float) -> Range:
     """An ascending pair of numbers within [low, high]; one number is both. Else an error that names the key."""
     try:
         given = [value, value] if isinstance(value, int | float) and not isinstance(value, bool) else value
-        first, last = (float(v) for v in given)
+        first, last = (float("nan") if isinstance(given, str) else float(v) for v in given)
     except (TypeError, ValueError):
         first, last = 1.0, 0.0
     if not low <= first <= last <= high:
@@ -49,11 +50,22 @@ def check_range(where: str, value: Any, low: float, high: float) -> Range:
     return first, last
 
 
-def check_least(where: str, value: Any, low: float) -> None:
-    """An error that names the key ``where`` unless ``value`` is a number of at least ``low``."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not value >= low:
-        raise LensfindError(f"{where} of at least {low:g}", str(value), f"Set {where}={low:g}.")
+def check_least(where: str, value: Any, low: float, *, whole: bool = False) -> None:
+    """An error that names the key ``where`` unless ``value`` is a (whole) number of at least ``low``."""
+    if not _is_number(value) or not value >= low or (whole and not isinstance(value, int)):
+        what = f"{where} as a whole number" if whole else where
+        raise LensfindError(f"{what} of at least {low:g}", repr(value), f"Set {where}={low:g} or more.")
+
+
+def check_number(where: str, value: Any, low: float, high: float, *, above: bool = False) -> None:
+    """An error that names the key ``where`` unless ``value`` is a number from (or ``above``) ``low`` to ``high``."""
+    if not _is_number(value) or not low <= value <= high or (above and value == low):
+        limits = f"{'above' if above else 'from'} {low:g} {f'to {high:g}' if math.isfinite(high) else 'on'}"
+        raise LensfindError(f"{where} as a number {limits}", repr(value), f"Set {where} to such a number.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_shares(where: str, shares: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, float]:
@@ -62,7 +74,8 @@ def check_shares(where: str, shares: Mapping[str, Any], names: tuple[str, ...]) 
         full = {name: float(shares.get(name) or 0.0) for name in names}
     except (AttributeError, TypeError, ValueError):
         full = {}
-    if not full or set(shares) - set(names) or min(full.values()) < 0 or abs(sum(full.values()) - 1) > 1e-6:
+    whole = abs(sum(full.values()) - 1) <= 1e-6  # false of NaN
+    if not full or set(shares) - set(names) or min(full.values()) < 0 or not whole:
         raise LensfindError(
             f"{where} with shares of {', '.join(names)} that add up to 1",
             str(shares),

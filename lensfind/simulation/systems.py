@@ -4,7 +4,7 @@ A proposal is cheap (no image): most are impossible or hopeless, and only the fi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import astropy.units as u
 import numpy as np
@@ -19,9 +19,10 @@ from lensfind.simulation.parts import Images, Parts, structured
 from lensfind.simulation.photometry import Z_MAX
 from lensfind.simulation.population import VIS, Galaxies, blue_sky, early_types, late_types
 from lensfind.simulation.population import velocity_dispersion_function as vdf
+from lensfind.simulation.real_images import image_shapes
 from lensfind.simulation.scenario import Deflectors, Scenario, Sources
 
-__all__ = ["Reasons", "System", "compose", "double_ratio", "expected", "propose"]
+__all__ = ["Reasons", "System", "compose", "double_ratio", "expected", "imaged", "propose"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -144,7 +145,7 @@ def _compound(system: System, draws: Uniforms, scenario: Scenario, reasons: Reas
     assert source is not None
     low = np.maximum(settings.z[0], system.centre.z + 0.1)
     high = np.minimum(settings.z[1], source.z - 0.1)
-    reasons.add(high <= low, "no room for a second deflector between lens and source")
+    reasons.add(high < low, "no room for a second deflector between lens and source")
     z = np.clip(_between(draws, low, np.maximum(high, low)), 0.03, min(2.0, Z_MAX))
     grid = np.linspace(*settings.sigma_v, 200)
     weight = np.cumsum(vdf(np.maximum(grid, 1.0)) * grid**4)
@@ -176,8 +177,10 @@ def _double(system: System, draws: Uniforms, scenario: Scenario, reasons: Reason
     count = np.concatenate([[0.0], np.cumsum(sky.per_redshift((grid[1:] + grid[:-1]) / 2))])
     low, high = np.maximum(settings.z[0], near.z + 0.1), settings.z[1]
     first, last = np.interp(low, grid, count), np.interp(high, grid, count)
-    reasons.add(last <= first, "no room for a second source behind the first")
+    fixed = high == low
+    reasons.add((last <= first) & ~fixed, "no room for a second source behind the first")
     z = np.interp(first + draws.uniform() * np.maximum(last - first, 0.0), count, grid)
+    z = np.where(fixed, high, z)
     far = _source(draws, z, settings, reasons)
     z = np.maximum(z, near.z + 1e-3)
     sigma, centre = draws.within(scenario.population.middle.sigma_v), system.centre
@@ -195,6 +198,19 @@ def _double(system: System, draws: Uniforms, scenario: Scenario, reasons: Reason
     }
     # Seen from the lens, the far source aligned with the near one is the natural pair: offsets are about its axis.
     return System(system.kind, centre, near, far.at(x, y), values, far.z)
+
+
+def imaged(system: System, draws: Uniforms, scenario: Scenario) -> System:
+    """The systems with the sizes and axis ratios of the real galaxies that :func:`compose` takes as their sources.
+
+    ``draws`` as :func:`propose` left them; none is used up.
+    """
+    folder = scenario.scene.source.images
+    if system.source is None or folder is None:
+        return system
+    shapes = image_shapes(folder)
+    number = draws.take(np.arange(len(draws))).integers(0, len(shapes) - 1)
+    return replace(system, source=replace(system.source, r_e=shapes[number, 0], q=shapes[number, 1]))
 
 
 def expected(system: System, scenario: Scenario, survey: Survey, reasons: Reasons) -> None:
