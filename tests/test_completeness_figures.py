@@ -114,7 +114,7 @@ def test_long_names_lose_their_middle(selection):
         assert any("…" in text.get_text() for text in texts), name
         for text in texts:
             box = text.get_window_extent()
-            assert 0 <= box.x0, name
+            assert box.x0 >= 0, name
             assert box.x1 <= figure.bbox.width, name
     for name in ("precision_recall_curve", "sensitivity"):
         legends = [ax.get_legend() for ax in found[name].axes if ax.get_legend()]

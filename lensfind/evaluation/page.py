@@ -35,7 +35,7 @@ SECTIONS: Mapping[str, tuple[str, str]] = {
     "sensitivity": (
         "What moves the score",
         "The same scenes simulated again with one property changed and all else kept. The line is the median score and"
-        " the band holds most scenes; the mark is the unchanged scene.",
+        " the band holds most scenes; the dotted line marks the unchanged scene.",
     ),
     "false_positives": (
         "What is taken for a lens",
@@ -117,8 +117,9 @@ def write_report(path: Path, content: Mapping[str, Any], pictures: Sequence[Entr
     several = len(order) > 1
     title = f"{len(order)} networks compared" if several else f"{order[0]['name']}: what it finds and what it misses"
     nav = "".join(f'<a href="#s{k}">{html.escape(heading)}</a>' for k, (heading, _) in enumerate(parts))
+    warnings = "".join(f'<p class="warning">{html.escape(line)}</p>' for line in content.get("warnings") or ())
     pieces = [
-        f"<header><h1>{html.escape(title)}</h1>{paragraphs(_subtitle(content, order))}</header>",
+        f"<header><h1>{html.escape(title)}</h1>{paragraphs(_subtitle(content, order))}{warnings}</header>",
         f'<nav aria-label="Contents"><a href="#answers">Five answers</a>{nav}</nav>',
         f'<main><section id="answers"><h2>Five answers</h2>{_answers(content, criterion)}</section>',
         *(

@@ -1,5 +1,6 @@
 """The five answers that stand on top of the report, in sentences made from ``metrics.json``."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ __all__ = [
 
 Content = Mapping[str, Any]
 _FEW = 20
+_VAGUE = 10  # points of a loss that is not excluded, above which nothing is said
 """Lenses that a bin must have to be spoken of."""
 _CRITERIA = {
     "lenses_in_top": "the number of lenses in the first {top:,} candidates",
@@ -129,8 +131,10 @@ def _why(content: Content, network: Content, name: str) -> str:
     reason = network["undefined"].get(name, "the file gives no reason")
     if not data["n_lenses"] or not data["n_nonlenses"]:
         return f"{reason}. Evaluate on data that have both lenses and non-lenses."
-    larger = f"data.n={10 * data['n_objects']}" if simulated(content) else "rows=all, if no network was trained on them"
-    return f"{reason}. A larger test set can tell ({larger})."
+    needed = re.search(r"at least (\d+) would", reason)
+    if needed is None:
+        return f"{reason}."
+    return f"{reason} (half of the objects of python simulate.py n={2 * int(needed[1])} output=DIR; then data=DIR)."
 
 
 def _first_candidates(content: Content, order: Sequence[Content]) -> Answer:
@@ -247,13 +251,19 @@ def _missed(content: Content, order: Sequence[Content]) -> Answer:
     drops = worst_bins(best, properties)
     if drops:
         lead += f", most of all by {drops[0][0]}."
-        sentences = ["What matters most, from the largest difference between bins of at least 20 lenses:"]
+        sentences = [
+            f"What matters most, from the largest difference between bins of at least {_FEW} lenses (best and worst of"
+            " many bins, with no correction for having looked at many):"
+        ]
         lines = [sentence for _, sentence, _ in drops[:4]]
     elif best.get("completeness"):
         lead += "."
+        full = any(sum(one["n"] >= _FEW for one in bins) > 1 for bins in best["completeness"].values())
         sentences = [
             f"No property changes the completeness by more than chance in bins of at least {_FEW} lenses; with more"
             " lenses smaller differences would show."
+            if full
+            else f"There are too few lenses to tell: no property has two bins of at least {_FEW}."
         ]
     else:
         lead += "."
@@ -284,7 +294,7 @@ def _rare(content: Content, order: Sequence[Content]) -> Answer:
                 f"Against single lenses of the same Einstein radius and signal to noise ({pairs['n_pairs']:,} pairs):"
                 f" {percent(pairs['recall'])} of {kind} are found and {percent(pairs['recall_single'])} of single"
                 f" lenses, a difference of {_points(pairs['difference'])} points"
-                f" ({span(content, _points(pairs['lower']), _points(pairs['upper']))})."
+                f" ({span(content, _points(pairs['lower']), _points(pairs['upper']))}). {_scope(pairs, kind)}"
             )
         else:
             why = row.get("why_not_matched") or "no pairs were made"
@@ -297,9 +307,24 @@ def _rare_verdict(row: Content) -> str:
     pairs = row.get("matched")
     if not pairs:
         return "not known"
-    if pairs["p_value"] >= 0.05:
-        return "no sign that they are missed more"
-    return "yes, missed more" if pairs["difference"] < 0 else "no, found more often"
+    if pairs["p_value"] < 0.05:
+        return "yes, missed more" if pairs["difference"] < 0 else "no, found more often"
+    lost = math.ceil(max(-100 * pairs["lower"], 0))
+    if lost > _VAGUE:
+        return f"too uncertain to tell (up to {lost} points more may be missed)"
+    return f"no sign that they are missed more (a loss of more than {lost} points is excluded)"
+
+
+def _scope(pairs: Content, kind: str) -> str:
+    """Which lenses the pairs stand for."""
+    if not pairs.get("balance"):
+        return ""
+    snr = pairs["balance"]["snr"]
+    return (
+        f"Of {pairs['n_rare']:,} {kind}, {pairs['n_pairs']:,} have such a partner, and the comparison is about lenses"
+        f" like these: median signal to noise (in VIS, whichever bands the network sees) {snr['median_matched']:.0f},"
+        f" of all {snr['median_rare']:.0f}."
+    )
 
 
 def _recalls(network: Content, of: bool = True) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
-from lensfind.figures.style import COLOURS, DPI
+from lensfind.figures.style import COLOURS, DPI, legend_columns, shortened
 
 __all__ = ["purity_completeness", "reliability_curve", "survey_yield"]
 
@@ -34,7 +34,7 @@ def reliability_curve(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> Figu
         p, share, low, high = (
             np.array([row[key] for row in bins], dtype=np.float64) for key in ("p_mean", "share", "lower", "upper")
         )
-        upper.plot(p, share, ".-", color=colour, lw=1.2, ms=5, label=name)
+        upper.plot(p, share, ".-", color=colour, lw=1.2, ms=5, label=shortened(name))
         upper.vlines(p + shift * (number - (len(rows) - 1) / 2), low, high, color=colour, lw=1, alpha=0.5)
         edges = [row["low"] for row in bins] + [bins[-1]["high"]] if bins else [0.0, 1.0]
         lower.stairs([row["n"] for row in bins] if bins else [np.nan], edges, color=colour, lw=1)
@@ -112,7 +112,8 @@ def _curve(ax: Axes, curve: Arrays, x: str, y: str, number: int, name: str, of: 
     known = np.where(resolved, curve[y], np.nan)
     # A point is dotted if it or a neighbour is unresolved, so that the two parts meet.
     beside = ~resolved | ~np.append(resolved[1:], True) | ~np.append(True, resolved[:-1])
-    ax.plot(curve[x], known, color=colour, lw=1.5, label=name)
+    style = "-" if number < len(COLOURS) else "--"
+    ax.plot(curve[x], known, style, color=colour, lw=1.5, label=shortened(name))
     ax.plot(curve[x], np.where(beside, curve[y], np.nan), ":", color=colour, lw=1.2)
     ax.fill_between(
         curve[x],
@@ -126,4 +127,6 @@ def _curve(ax: Axes, curve: Arrays, x: str, y: str, number: int, name: str, of: 
 
 def _legend(figure: Figure, ax: Axes) -> None:
     if ax.get_legend_handles_labels()[0]:
-        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+        handles, labels = ax.get_legend_handles_labels()
+        columns = legend_columns(labels, 72, 3)
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
