@@ -17,8 +17,8 @@ from lensfind.errors import LensfindError
 from lensfind.finder import LensFinder, Stamps, resample
 from lensfind.interpretation import attribution
 from lensfind.interpretation.measures import Relevance, cascade, deletion_insertion, localisation, similarity
-from lensfind.interpretation.occlusion import occlude
-from lensfind.interpretation.probe import choice, score, sky, to_network, undisturbed
+from lensfind.interpretation.occlusion import occlude, spread
+from lensfind.interpretation.probe import choice, score, sky, undisturbed
 
 __all__ = ["METHODS", "Truth", "Verdict", "faithfulness", "randomisation", "relevance"]
 
@@ -47,6 +47,7 @@ class Verdict:
     """The tests of one method: numbers per object or stage; NaN where a test was not possible."""
 
     method: str
+    settings: dict[str, Any] = field(default_factory=dict)
     stages: list[str] = field(default_factory=list)
     spearman: list[float] = field(default_factory=list)
     ssim: list[float] = field(default_factory=list)
@@ -87,6 +88,7 @@ class Verdict:
             "twin_pairs": self.pairs,
             "infidelity": _mean(self.infidelity),
             "max_sensitivity": _mean(self.sensitivity),
+            "settings": " ".join(f"{key}={value}" for key, value in self.settings.items()) or "default",
         }
 
     def sentence(self) -> str:
@@ -131,11 +133,15 @@ def relevance(method: str, settings: Mapping[str, Any] | None = None) -> Relevan
 
 def _occlusion(finder: LensFinder, images: Tensor, **settings: Any) -> Tensor:
     # A coarser square than the paper's: 20 x 20 squares of 1 arcsec, since these tests need thousands of maps.
-    window = max(finder.net.size // 20, 1)
-    settings = {"window": window, "baseline": "sky", "score": "log_odds", **settings}
+    settings = _occlusion_settings(finder, settings)
+    window, stride = settings["window"], settings.get("stride")
     with undisturbed(finder), torch.no_grad():
         maps = [occlude(finder, image, range(len(image)), **settings) for image in images]
-        return to_network(-torch.stack(maps)[:, None], images.shape[-1]).to(images)
+        return spread(finder, -torch.stack(maps)[:, None], window=window, stride=stride).to(images)
+
+
+def _occlusion_settings(finder: LensFinder, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"window": max(finder.net.size // 20, 1), "baseline": "sky", "score": "log_odds", **settings}
 
 
 def _flat(maps: Tensor, method: str) -> NDArray[np.float64]:
@@ -206,6 +212,8 @@ def faithfulness(
         for method, maker in makers.items():
             bar.update(task, description=f"{method}: randomisation")
             verdict = randomisation(finder, images, method, maker, seed)
+            given = dict((settings or {}).get(method) or {})
+            verdict.settings = _occlusion_settings(finder, given) if method == "occlusion" else given
             bar.update(task, advance=1, description=f"{method}: deletion")
             maps = _flat(maker(finder, images), method)
             _deletion(verdict, finder, images, maps, steps, seed)

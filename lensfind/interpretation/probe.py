@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lensfind.errors import LensfindError
 from lensfind.finder import LensFinder, probability
 
-__all__ = ["SCORES", "TARGETS", "choice", "default_layer", "find_layer", "score", "sky", "to_network", "undisturbed"]
+__all__ = ["SCORES", "TARGETS", "choice", "default_layer", "find_layer", "score", "sky", "undisturbed"]
 
 SCORES = ("log_odds", "logit", "p_lens")
 TARGETS = ("lens", "non_lens")
@@ -121,10 +121,3 @@ def sky(images: Tensor) -> Tensor:
     frame = torch.ones(n, n, dtype=torch.bool, device=images.device)
     frame[edge:-edge, edge:-edge] = False
     return images[..., frame].median(dim=-1).values[..., None, None]
-
-
-def to_network(maps: Tensor, size: int) -> Tensor:
-    """Maps (N, C, k, k) on the network's grid (N, C, size, size), bilinear, edges on edges."""
-    if maps.shape[-1] == size:
-        return maps
-    return nn.functional.interpolate(maps, (size, size), mode="bilinear", align_corners=False)

@@ -19,7 +19,7 @@ from lensfind.errors import LensfindError
 from lensfind.evaluation import predict
 from lensfind.finder import LensFinder
 from lensfind.inputs import rows_of
-from lensfind.interpretation import pages
+from lensfind.interpretation import judging, pages
 from lensfind.interpretation.gallery import write_gallery
 from lensfind.interpretation.pages import Session
 
@@ -28,7 +28,7 @@ __all__ = ["run_methods"]
 console = Console(soft_wrap=True)
 
 PAGES: Mapping[str, Callable[[Session, str, partial[Any]], None]] = {
-    "faithfulness": pages.faithfulness,  # first: its verdicts are printed on the maps
+    "faithfulness": judging.faithfulness,  # first: its verdicts are printed on the maps
     "occlusion": pages.occlusion,
     "gradient": pages.gradients,
     "integrated_gradients": pages.gradients,
@@ -83,6 +83,7 @@ def run_methods(cfg: DictConfig, finder: LensFinder, data: LensData) -> Path:
         checkpoint=Path(cfg.checkpoint),
         localisation=localisation,
         say=console.print,
+        settings={name: pages.keywords(method) for name, method in methods.items()},
     )
     exit_code = 1
     try:
