@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -125,9 +126,19 @@ def relevance(method: str, settings: Mapping[str, Any] | None = None) -> Relevan
     """
     choice("methods", method, METHODS)
     settings = dict(settings or {})
+    function = getattr(attribution, method) if method != "occlusion" else occlude
+    known = [
+        key
+        for key, one in signature(function).parameters.items()
+        if one.kind is one.KEYWORD_ONLY and key not in ("native", "progress")
+    ]
+    wrong = [key for key in settings if key not in known]
+    if wrong:
+        raise LensfindError(
+            f"settings of {method} out of {', '.join(known)}", wrong[0], "Correct method.faithfulness.settings."
+        )
     if method == "occlusion":
         return partial(_occlusion, **settings)
-    function = getattr(attribution, method)
     return lambda finder, images: torch.from_numpy(function(finder, images, **settings)).to(images)
 
 
@@ -147,7 +158,7 @@ def _occlusion_settings(finder: LensFinder, settings: Mapping[str, Any]) -> dict
 def _flat(maps: Tensor, method: str) -> NDArray[np.float64]:
     """(N, S, S): bands summed; the plain gradient without its sign, which says only what brighter pixels would do."""
     summed = maps.abs().sum(1) if method == "gradient" else maps.sum(1)
-    flat: NDArray[np.float64] = summed.detach().double().cpu().numpy()
+    flat: NDArray[np.float64] = summed.detach().cpu().double().numpy()
     return flat
 
 
@@ -199,6 +210,16 @@ def faithfulness(
     """
     if not methods:
         raise LensfindError("methods to judge", "none", f"Set method.faithfulness.methods=[{METHODS[0]}].")
+    for key, value, least in (("steps", steps, 1), ("perturbations", perturbations, 1), ("seed", seed, 0)):
+        if type(value) is not int or value < least:
+            raise LensfindError(
+                f"{key} of {least} or more", f"{key}={value!r}", f"Set method.faithfulness.{key}={least}."
+            )
+    unknown = [key for key in settings or {} if key not in METHODS]
+    if unknown:
+        raise LensfindError(
+            f"settings of {', '.join(METHODS)}", f"settings of {unknown[0]}", "Correct method.faithfulness.settings."
+        )
     makers = {method: relevance(method, (settings or {}).get(method)) for method in methods}
     verdicts = []
     with undisturbed(finder), Progress(disable=not progress, transient=True) as bar:
@@ -306,7 +327,7 @@ def _masks(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
 
 
 def _log_odds(finder: LensFinder, images: Tensor) -> Tensor:
-    return torch.cat([score(finder.forward(chunk)) for chunk in torch.split(images, 32)]).double().cpu()
+    return torch.cat([score(finder.forward(chunk)) for chunk in torch.split(images, 32)]).cpu().double()
 
 
 def _mean(values: Sequence[float]) -> float:

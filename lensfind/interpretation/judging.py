@@ -18,7 +18,17 @@ def faithfulness(session: Session, name: str, method: partial[Any]) -> None:
     """The table, the figure, and a sentence per method."""
     settings = dict(method.keywords)
     number, localise = settings.pop("n", 8), settings.pop("localisation", None)
-    rows = _lenses(session, number, int(settings.get("seed", 0)))
+    for key, value, least in (("n", number, 1), ("seed", settings.get("seed", 0), 0)):
+        if type(value) is not int or value < least:
+            raise LensfindError(
+                f"{key} of {least} or more", f"{key}={value!r}", f"Set method.faithfulness.{key}={least}."
+            )
+    if localise not in (True, False, None):
+        raise LensfindError(
+            "localisation to be true, false or null", repr(localise), "Set method.faithfulness.localisation=null."
+        )
+    has_masks = localise is not False and "MASK" in session.data.store.planes
+    rows = _lenses(session, number, int(settings.get("seed", 0)), has_masks)
     truth = None if localise is False else _truth(session, rows, required=bool(localise))
     stamps = session.data.store.read(rows, session.finder.bands)
     own = _settings(session, settings.pop("settings", None) or {})
@@ -51,16 +61,19 @@ def _settings(session: Session, given: dict[str, dict[str, Any]]) -> dict[str, d
     return {key: {**drawn.get(key, {}), **(given.get(key) or {})} for key in {**drawn, **given}}
 
 
-def _lenses(session: Session, n: int, seed: int) -> NDArray[np.int64]:
-    """The chosen lenses if there are any, else up to n that the network finds, drawn by the seed."""
-    chosen = session.rows[(session.labels == 1) & (session.p_lens > 0.5)]
-    if len(chosen) >= n:
-        return np.asarray(chosen[:n])
+def _lenses(session: Session, n: int, seed: int, localise: bool) -> NDArray[np.int64]:
+    """Those of the ids asked for that are lenses with P(lens) > 0.5; without ids up to n such, drawn by the seed."""
+    found = (session.labels == 1) & (session.p_lens > 0.5)
+    chosen = session.rows[found] if session.asked else session.rows[:0]
+    if session.asked and not found.all():
+        left = ", ".join(str(number) for number in session.ids[~found])
+        session.say(f"faithfulness: not judged, since no lenses with P(lens) > 0.5: {left}")
     pool = session.some[session.data.labels[session.some] == 1]
-    pool = np.random.default_rng(seed).permutation(np.setdiff1d(pool, chosen))
-    for row in pool:
+    for row in [] if session.asked else np.random.default_rng(seed).permutation(pool):
         if len(chosen) >= n:
             break
+        if localise and not session.data.store.read([row], ["MASK"])["MASK"].any():
+            continue
         stamp = session.data.store.read([row], session.finder.bands)
         if float(session.finder.predict_proba(stamp)[0]) > 0.5:
             chosen = np.append(chosen, row)

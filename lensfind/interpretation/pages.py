@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lensfind import figures
-from lensfind.checkpoint import load
 from lensfind.data import LensData
 from lensfind.files import whole_file, write_file
 from lensfind.finder import LensFinder, probability
+from lensfind.inputs import load_networks
 from lensfind.interpretation import drawing
 from lensfind.interpretation.dreams import field_of_view, transfer
 from lensfind.interpretation.faithfulness import Verdict, randomisation, relevance
@@ -35,8 +35,10 @@ NOTES = {
     "occlusion": "How the score changes when a square is covered. It shows which pixels the score hangs on; a square"
     " also makes edges that no sky has, and two regions that can each do alone hide one another.",
     "gradient": "How the score would change if a pixel were brighter. Local: it says nothing of large changes.",
-    "integrated_gradients": "Contributions of the light above the sky; all pixels together give score - score(sky).",
-    "grad_cam": "Where the maps of one layer speak for a lens. Coarse: one cell of that layer is about an arcsec.",
+    "integrated_gradients": "Contributions of the light above the sky; all together give score - score(baseline),"
+    " which is the sky unless set to zero.",
+    "grad_cam": "Where the maps of one layer speak for a lens. Coarse: by default"
+    " one cell is about 0.6 (OU-66) or 0.4 arcsec (OU-200), deeper ones more.",
     "guided_backprop": "Sharp pictures of the edges in the stamp; see the warning before reading them as reasons.",
     "guided_grad_cam": "Guided backprop where Grad-CAM is large; inherits the former's defect.",
     "class_image": "Noise changed until the network is sure. It shows what the network answers to, not what lenses look"
@@ -60,13 +62,14 @@ class Session:
     rows: NDArray[np.int64]
     folder: Path
     some: NDArray[np.int64]
-    judges: list[str] | None
+    judges: list[str] | str | None
     checkpoint: Path
     localisation: bool | None
     say: Callable[[str], None]
     entries: list[Entry] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    asked: bool = False
     settings: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
 
@@ -124,15 +127,14 @@ class Session:
     @cached_property
     def others(self) -> dict[str, LensFinder]:
         """The networks that score what this one made."""
-        paths = self.judges
+        paths: Any = self.judges
         if paths is None and self.finder.provenance.get("source") == "published":
             paths = [str(p) for p in sorted(self.checkpoint.parent.glob("OU_*_Weights.pt")) if p != self.checkpoint]
             self.say(f"judges: the {len(paths)} other published networks beside {self.checkpoint} (judges=[] for none)")
-        found = {}
-        for path in paths or []:
-            judge = load(path).to(self.finder.device)
-            found[str(judge.provenance.get("name") or Path(path).stem)] = judge
-        return found
+        if not paths:
+            return {}
+        made = {one.name: one.finder for one in load_networks(paths, self.finder.device)}
+        return {f"{name} (judge)" if name == self.name else name: judge for name, judge in made.items()}
 
     def warning(self, method: str, settings: Mapping[str, Any]) -> str:
         """Whether a guided method fails the randomisation test, on eight objects: the chosen ones and others."""
@@ -294,7 +296,8 @@ def kernel_activation(session: Session, name: str, method: partial[Any]) -> None
             row: dict[str, Any] = {"layer": layer, "kernel": kernel, "effect_size": float(s.effect[kernel])}
             for label, kind in ((1, "lens"), (0, "non_lens")):
                 row |= {
-                    f"{what}_{kind}": float(getattr(s, what)[label, kernel]) for what in ("mean", "maximum", "active")
+                    f"{what}_{kind}": float(getattr(s, what)[label, kernel]) if s.count[label] else float("nan")
+                    for what in ("mean", "maximum", "active")
                 }
                 best = [str(ids[r]) for r in s.top_row[label, :, kernel] if r >= 0]
                 row[f"top_{kind}"] = " ".join(best)
