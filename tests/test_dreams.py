@@ -182,3 +182,15 @@ def test_bad_settings_are_refused(finder, call, message):
     with pytest.raises(LensfindError, match=message) as error:
         call(finder)
     assert len(error.value.args) == 3
+
+
+def test_a_gif_is_wide_enough_for_its_score():
+    import io
+
+    from PIL import Image, ImageDraw
+
+    from lensfind.interpretation.drawing import gif
+
+    line = "ou66-vis to non_lens, step 100: P(lens) = 0.1234"
+    with Image.open(io.BytesIO(gif(np.zeros((2, 1, 8, 8), np.float32), [line, line], ["VIS"]))) as picture:
+        assert picture.width >= ImageDraw.Draw(Image.new("L", (1, 1))).textlength(line) + 3

@@ -11,6 +11,7 @@ from lensfind import LensFinder, LensfindError
 from lensfind.interpretation import Truth, faithfulness
 from lensfind.interpretation.faithfulness import METHODS, relevance
 from lensfind.interpretation.measures import cascade, deletion_insertion, localisation, similarity
+from lensfind.interpretation.occlusion import occlusion, spread
 
 CELL = 11
 
@@ -194,3 +195,18 @@ def test_bad_settings(toy, settings, message):
         faithfulness(toy, stamps, Truth(mask), **settings)
     with pytest.raises(LensfindError, match="MASK has pixels"):
         faithfulness(toy, stamps, Truth(np.zeros_like(mask)), methods=["gradient"])
+
+
+@pytest.mark.parametrize(("window", "stride"), [(7, 7), (20, 2), (12, 2), (11, 11)])
+def test_a_planted_patch_is_centred_whatever_the_squares(toy, window, stride):
+    _, _, stamps = planted(1)
+    stamps["H"][0, 25 : 25 + CELL, 31 : 31 + CELL] = 0.9  # far enough from the edges for whole squares around it
+    settings = {"window": window, "stride": stride}
+    maps = occlusion(toy, stamps, baseline="sky", score="log_odds", **settings)
+    assert maps.shape[1] == -(-(66 - window) // stride) + 1
+    spread_out = -spread(toy, torch.from_numpy(maps), **settings).numpy()
+    judged = relevance("occlusion", settings)(toy, toy.preprocess(stamps))[:, 0].numpy()
+    np.testing.assert_allclose(judged, spread_out, atol=1e-4)
+    one = np.clip(spread_out[0], 0, None)
+    found = [(one.sum(axis) * np.arange(66)).sum() / one.sum() for axis in (1, 0)]
+    np.testing.assert_allclose(found, (30, 36), atol=1.2)

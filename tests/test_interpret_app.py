@@ -164,6 +164,28 @@ def test_a_failing_guided_method_says_so_in_its_figures(everything):
     [
         (["ids=[7]"], "1 unknown"),
         (["ids=[]"], "ids of objects"),
+        (["ids=[51,51]"], "1 twice"),
+        (["method=faithfulness", "ids=[51]", "method.faithfulness.n=a"], "n of 1"),
+        (["method=faithfulness", "ids=[51]", "method.faithfulness.n=0"], "n of 1"),
+        (["method=faithfulness", "ids=[51]", "method.faithfulness.steps=0"], "steps of 1"),
+        (["method=faithfulness", "ids=[51]", "method.faithfulness.steps=a"], "steps of 1"),
+        (["method=faithfulness", "ids=[51]", "method.faithfulness.perturbations=0"], "perturbations of 1"),
+        (["method=faithfulness", "ids=[51]", "method.faithfulness.seed=-1"], "seed of 0"),
+        (
+            ["method=faithfulness", "ids=[51]", "method.faithfulness.settings={gradient:{foo:1}}"],
+            "settings of gradient",
+        ),
+        (["method=faithfulness", "ids=[51]", "method.faithfulness.settings={gradiant:{}}"], "settings of gradiant"),
+        (
+            ["method=faithfulness", "ids=[51]", "method.faithfulness.settings={occlusion:{bands:each}}"],
+            "settings of occlusion",
+        ),
+        (["method=faithfulness", "ids=[51]", "method.faithfulness.localisation=maybe"], "localisation to be"),
+        (["method=deep_dream", "method.deep_dream.every=0"], "every"),
+        (["method=deep_dream", "method.deep_dream.every=ten"], "every"),
+        (["method=deep_dream", "method.deep_dream.every=-1"], "every"),
+        (["method=deep_dream", "method.deep_dream.seed=-1"], "seed"),
+        (["method=kernel_image", "method.kernel_image.seed=-1"], "seed"),
         (["n=0"], "one or more objects"),
         (["rows=train"], "one or more objects"),
         (["rows=most"], "rows to be train"),
@@ -204,3 +226,19 @@ def test_no_lens_to_judge(checkpoint, tmp_path):
     finish(root, {}, shards=1, lens_rule="none")
     with pytest.raises(LensfindError, match="to explain"):
         interpret(checkpoint, root, tmp_path / "out", "method=faithfulness", "ids=[1]")
+
+
+def test_a_guided_figure_has_the_verdict_of_its_own_setting(checkpoint, twins, tmp_path):
+    quick = ["ids=[51]", "method.guided_grad_cam.layer=layer.0", "method.faithfulness.methods=[guided_grad_cam]"]
+    quick += ["method.faithfulness.n=1", "method.faithfulness.perturbations=1", "method.faithfulness.steps=2"]
+    warned = []
+    for number, given in enumerate(("null", "{guided_grad_cam:{layer:layer.5}}")):
+        setting = f"method.faithfulness.settings={given}"
+        folder = interpret(
+            checkpoint, twins, tmp_path / str(number), "method=[faithfulness,guided_grad_cam]", *quick, setting
+        )
+        row = (folder / "faithfulness.csv").read_text().splitlines()[1]
+        assert f"layer=layer.{5 if number else 0}" in row
+        warned.append("randomisation test (Adebayo" in (folder / "gallery.html").read_text().split("<h2>guided")[1])
+    alone = interpret(checkpoint, twins, tmp_path / "alone", "method=guided_grad_cam", *quick[:2])
+    assert warned[1] == ("randomisation test (Adebayo" in (alone / "gallery.html").read_text())

@@ -47,7 +47,7 @@ def test_streamed_statistics_are_those_of_the_whole():
     pooled = np.sqrt((freedom[:, None] * np.stack([means[label == k].var(0, ddof=1) for k in (0, 1)])).sum(0) / 11)
     effect = (means[label == 1].mean(0) - means[label == 0].mean(0)) / pooled
     np.testing.assert_allclose(s.effect, effect, rtol=1e-3, atol=1e-4)
-    one = kernel_activation(finder, batches(stamps, label, 13), top=3)["fc_layer.1"]
+    one = kernel_activation(finder, batches(stamps, label, 13), top=3, batch_size=5)["fc_layer.1"]
     np.testing.assert_allclose(found["fc_layer.1"].mean, one.mean, rtol=1e-4, atol=1e-6)
 
 

@@ -162,7 +162,8 @@ def occlusion(image: ArrayLike, difference: ArrayLike, p_lens: float, title: str
 
     Args:
         image: (n, n) or (n, n, 3), e.g. one of :func:`composite`.
-        difference: (k, k), P(lens | occluded) - P(lens), of the same field as the image.
+        difference: (k, k), P(lens | occluded) - P(lens), its pixels covering the field of the image edge to edge: a map
+            of squares goes through ``lensfind.interpretation.occlusion.spread`` first.
         p_lens: P(lens) of the whole stamp.
         title: Printed above the stamp before P(lens).
     """

@@ -115,7 +115,7 @@ def kernel_weights(weights: NDArray[np.float32], bands: Sequence[str]) -> Figure
                 if kernel >= count:
                     ax.set_axis_off()
                     continue
-                ax.imshow(weights[kernel, b], cmap="RdBu", vmin=-limit, vmax=limit)
+                ax.imshow(weights[kernel, b], origin="lower", cmap="RdBu", vmin=-limit, vmax=limit)
                 if b == 0:
                     ax.set_title(str(kernel), fontsize=5, pad=1)
                 if column == 0:
@@ -240,8 +240,10 @@ def gif(
         seconds: Per frame.
     """
     pictures = []
+    text = max(ImageDraw.Draw(Image.new("L", (1, 1))).textlength(line) for line in lines)
+    width = max(len(bands) * (side + 2), int(np.ceil(text)) + 6)
     for frame, line in zip(frames, lines, strict=True):
-        picture = Image.new("L", (len(bands) * (side + 2), side + 28), 255)
+        picture = Image.new("L", (width, side + 28), 255)
         draw = ImageDraw.Draw(picture)
         draw.text((3, 1), line, fill=0)
         for number, (panel, band) in enumerate(zip(frame, bands, strict=True)):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from lensfind.errors import LensfindError
 from lensfind.finder import LensFinder, Stamps, resample
 from lensfind.interpretation import attribution
 from lensfind.interpretation.measures import Relevance, cascade, deletion_insertion, localisation, similarity
-from lensfind.interpretation.occlusion import occlude
-from lensfind.interpretation.probe import choice, score, sky, to_network, undisturbed
+from lensfind.interpretation.occlusion import occlude, spread
+from lensfind.interpretation.probe import choice, score, sky, undisturbed
 
 __all__ = ["METHODS", "Truth", "Verdict", "faithfulness", "randomisation", "relevance"]
 
@@ -47,6 +48,7 @@ class Verdict:
     """The tests of one method: numbers per object or stage; NaN where a test was not possible."""
 
     method: str
+    settings: dict[str, Any] = field(default_factory=dict)
     stages: list[str] = field(default_factory=list)
     spearman: list[float] = field(default_factory=list)
     ssim: list[float] = field(default_factory=list)
@@ -87,6 +89,7 @@ class Verdict:
             "twin_pairs": self.pairs,
             "infidelity": _mean(self.infidelity),
             "max_sensitivity": _mean(self.sensitivity),
+            "settings": " ".join(f"{key}={value}" for key, value in self.settings.items()) or "default",
         }
 
     def sentence(self) -> str:
@@ -123,25 +126,39 @@ def relevance(method: str, settings: Mapping[str, Any] | None = None) -> Relevan
     """
     choice("methods", method, METHODS)
     settings = dict(settings or {})
+    function = getattr(attribution, method) if method != "occlusion" else occlude
+    known = [
+        key
+        for key, one in signature(function).parameters.items()
+        if one.kind is one.KEYWORD_ONLY and key not in ("native", "progress")
+    ]
+    wrong = [key for key in settings if key not in known]
+    if wrong:
+        raise LensfindError(
+            f"settings of {method} out of {', '.join(known)}", wrong[0], "Correct method.faithfulness.settings."
+        )
     if method == "occlusion":
         return partial(_occlusion, **settings)
-    function = getattr(attribution, method)
     return lambda finder, images: torch.from_numpy(function(finder, images, **settings)).to(images)
 
 
 def _occlusion(finder: LensFinder, images: Tensor, **settings: Any) -> Tensor:
     # A coarser square than the paper's: 20 x 20 squares of 1 arcsec, since these tests need thousands of maps.
-    window = max(finder.net.size // 20, 1)
-    settings = {"window": window, "baseline": "sky", "score": "log_odds", **settings}
+    settings = _occlusion_settings(finder, settings)
+    window, stride = settings["window"], settings.get("stride")
     with undisturbed(finder), torch.no_grad():
         maps = [occlude(finder, image, range(len(image)), **settings) for image in images]
-        return to_network(-torch.stack(maps)[:, None], images.shape[-1]).to(images)
+        return spread(finder, -torch.stack(maps)[:, None], window=window, stride=stride).to(images)
+
+
+def _occlusion_settings(finder: LensFinder, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"window": max(finder.net.size // 20, 1), "baseline": "sky", "score": "log_odds", **settings}
 
 
 def _flat(maps: Tensor, method: str) -> NDArray[np.float64]:
     """(N, S, S): bands summed; the plain gradient without its sign, which says only what brighter pixels would do."""
     summed = maps.abs().sum(1) if method == "gradient" else maps.sum(1)
-    flat: NDArray[np.float64] = summed.detach().double().cpu().numpy()
+    flat: NDArray[np.float64] = summed.detach().cpu().double().numpy()
     return flat
 
 
@@ -193,6 +210,16 @@ def faithfulness(
     """
     if not methods:
         raise LensfindError("methods to judge", "none", f"Set method.faithfulness.methods=[{METHODS[0]}].")
+    for key, value, least in (("steps", steps, 1), ("perturbations", perturbations, 1), ("seed", seed, 0)):
+        if type(value) is not int or value < least:
+            raise LensfindError(
+                f"{key} of {least} or more", f"{key}={value!r}", f"Set method.faithfulness.{key}={least}."
+            )
+    unknown = [key for key in settings or {} if key not in METHODS]
+    if unknown:
+        raise LensfindError(
+            f"settings of {', '.join(METHODS)}", f"settings of {unknown[0]}", "Correct method.faithfulness.settings."
+        )
     makers = {method: relevance(method, (settings or {}).get(method)) for method in methods}
     verdicts = []
     with undisturbed(finder), Progress(disable=not progress, transient=True) as bar:
@@ -206,6 +233,8 @@ def faithfulness(
         for method, maker in makers.items():
             bar.update(task, description=f"{method}: randomisation")
             verdict = randomisation(finder, images, method, maker, seed)
+            given = dict((settings or {}).get(method) or {})
+            verdict.settings = _occlusion_settings(finder, given) if method == "occlusion" else given
             bar.update(task, advance=1, description=f"{method}: deletion")
             maps = _flat(maker(finder, images), method)
             _deletion(verdict, finder, images, maps, steps, seed)
@@ -298,7 +327,7 @@ def _masks(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
 
 
 def _log_odds(finder: LensFinder, images: Tensor) -> Tensor:
-    return torch.cat([score(finder.forward(chunk)) for chunk in torch.split(images, 32)]).double().cpu()
+    return torch.cat([score(finder.forward(chunk)) for chunk in torch.split(images, 32)]).cpu().double()
 
 
 def _mean(values: Sequence[float]) -> float:

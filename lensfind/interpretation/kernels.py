@@ -94,7 +94,12 @@ class KernelStatistics:
 
 @torch.no_grad()
 def kernel_activation(
-    finder: LensFinder, loader: Iterable[Mapping[str, Any]], *, top: int = 5, progress: bool = False
+    finder: LensFinder,
+    loader: Iterable[Mapping[str, Any]],
+    *,
+    top: int = 5,
+    batch_size: int = 64,
+    progress: bool = False,
 ) -> dict[str, KernelStatistics]:
     """Statistics of every channel after every sub-layer, one pass, nothing kept per object.
 
@@ -102,26 +107,34 @@ def kernel_activation(
         finder: Any finder; it is left as it was.
         loader: Batches of LensData: ``stamps``, ``label``, ``row``.
         top: Objects with the largest channel mean to remember, per class and kernel.
+        batch_size: Stamps of a batch that pass through the network at once.
         progress: Show a progress bar.
 
     Returns:
         sub-layer -> statistics, in the order of the network.
 
     Raises:
-        LensfindError: No objects, or top is not positive.
+        LensfindError: No objects, or top or batch_size is not positive.
     """
     if type(top) is not int or top < 1:
         raise LensfindError("top of 1 or more objects", repr(top), "Set method.kernel_activation.top=5.")
+    if type(batch_size) is not int or batch_size < 1:
+        raise LensfindError(
+            "a batch size of 1 or more", repr(batch_size), "Set method.kernel_activation.batch_size=64."
+        )
     found: dict[str, KernelStatistics] = {}
     with undisturbed(finder):
         for batch in track(loader, "kernel activation", disable=not progress, transient=True):
-            x = finder.preprocess(batch["stamps"])
-            for name, maps in _walk(finder, x):
-                statistics = found.setdefault(name, _empty(maps.shape[1], top))
-                for label in (0, 1):
-                    chosen = (batch["label"] == label).to(maps.device)
-                    if bool(chosen.any()):
-                        _add(statistics, label, maps[chosen], batch["row"][batch["label"] == label].numpy())
+            for first in range(0, len(batch["label"]), batch_size):
+                part = slice(first, first + batch_size)
+                x = finder.preprocess({band: cube[part] for band, cube in batch["stamps"].items()})
+                labels, rows = batch["label"][part], batch["row"][part]
+                for name, maps in _walk(finder, x):
+                    statistics = found.setdefault(name, _empty(maps.shape[1], top))
+                    for label in (0, 1):
+                        chosen = labels == label
+                        if bool(chosen.any()):
+                            _add(statistics, label, maps[chosen.to(maps.device)], rows[chosen].numpy())
     if not found:
         raise LensfindError("objects to look at", "an empty selection", "Choose rows=all or another split.")
     for statistics in found.values():
@@ -144,15 +157,15 @@ def _empty(kernels: int, top: int) -> KernelStatistics:
 
 def _add(s: KernelStatistics, label: int, maps: Tensor, rows: NDArray[np.int64]) -> None:
     """Add objects (n, K, h, w) of one class; ``variance`` holds the squares' sum (Chan et al. 1983)."""
-    means = maps.mean((2, 3)).double().cpu().numpy()
+    means = maps.mean((2, 3)).cpu().double().numpy()
     n, before = len(means), s.count[label]
     both = before + n
     shift = means.mean(0) - s.mean[label]
     s.variance[label] += ((means - means.mean(0)) ** 2).sum(0) + shift**2 * before * n / both
     s.mean[label] += shift * n / both
-    active = (maps > 0).double().mean((2, 3)).mean(0).cpu().numpy()
+    active = (maps > 0).float().mean((2, 3)).cpu().double().mean(0).numpy()
     s.active[label] += (active - s.active[label]) * n / both
-    s.maximum[label] = np.maximum(s.maximum[label], maps.amax((0, 2, 3)).double().cpu().numpy())
+    s.maximum[label] = np.maximum(s.maximum[label], maps.amax((0, 2, 3)).cpu().double().numpy())
     s.count[label] = both
     values = np.concatenate([s.top_value[label], means])
     names = np.concatenate([s.top_row[label], np.broadcast_to(rows[:, None], means.shape)])

@@ -51,7 +51,7 @@ def similarity(one: Tensor, other: Tensor) -> tuple[float, float]:
     constant map has nothing in common with any other: 0 and 0.
     """
     ranks, structures = [], []
-    for pair in zip(one.double().cpu(), other.double().cpu(), strict=True):
+    for pair in zip(one.cpu().double(), other.cpu().double(), strict=True):
         if any(float(m.max() - m.min()) == 0 for m in pair):
             ranks.append(0.0)
             structures.append(0.0)
@@ -114,5 +114,5 @@ def deletion_insertion(
     for keep in (~first, first):
         images = torch.where(keep, image[None], blank)
         logits = torch.cat([finder.forward(chunk) for chunk in torch.split(images, batch_size)])
-        curves.append(float(np.trapezoid(score(logits).double().cpu().numpy(), dx=1 / steps)))
+        curves.append(float(np.trapezoid(score(logits).cpu().double().numpy(), dx=1 / steps)))
     return curves[0], curves[1]

@@ -15,7 +15,7 @@ from lensfind.finder import LensFinder, Stamps, resample
 from lensfind.interpretation.incremental import Incremental
 from lensfind.interpretation.probe import choice, score, sky, undisturbed
 
-__all__ = ["WINDOW", "occlude", "occlusion"]
+__all__ = ["WINDOW", "occlude", "occlusion", "spread"]
 
 WINDOW = {"ou66": 1, "ou200": 4}
 """Side of the zero square in network pixels, in the paper; its stride is the same."""
@@ -91,6 +91,27 @@ def occlusion(
         ]
     together = torch.stack(maps).numpy()
     return together.reshape(len(images), len(covered), *together.shape[1:]) if bands == "each" else together
+
+
+def spread(
+    finder: LensFinder, maps: Tensor, *, window: int | None = None, stride: int | None = None, grid: str = "network"
+) -> Tensor:
+    """Maps of squares on the pixels of ``grid``: in each pixel the mean over the squares that cover it, as captum does.
+
+    Args:
+        finder: Whose maps they are.
+        maps: float32 (..., k, k), a value per square, of :func:`occlusion` with the same settings.
+        window, stride, grid: As for :func:`occlusion`.
+
+    Returns:
+        float32 (..., n, n), n pixels a side of ``grid``: of the network, or of the finest of its bands.
+    """
+    size = finder.net.size if grid == "network" else max(BANDS[band].size for band in finder.bands)
+    window, starts = _squares(size, window, stride, WINDOW[finder.hparams["architecture"]])
+    pixel, start = torch.arange(size)[:, None], torch.tensor(starts)
+    covers = ((start <= pixel) & (pixel < start + window)).to(maps)
+    covers /= covers.sum(1, keepdim=True)
+    return covers @ maps @ covers.T
 
 
 def _covered(finder: LensFinder, bands: str | Sequence[str]) -> list[list[int]]:

@@ -130,6 +130,10 @@ def optimise(
     Raises:
         LensfindError: The objective became NaN or infinite, or nothing in the start changes it.
     """
+    if type(every) is not int or every < 1 or type(seed) is not int or seed < 0:
+        raise LensfindError(
+            "every of 1 or more steps and a seed >= 0", f"every={every!r}, seed={seed!r}", "Set every=10 seed=0."
+        )
     draws = [np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(k,))) for k in range(len(start))]
     start = start.detach().float()
     free = (_to_fourier(start) if recipe.fourier else start.clone()).requires_grad_()
@@ -150,7 +154,7 @@ def optimise(
             raise LensfindError(
                 "a finite objective", f"NaN or infinity at step {step}", "Lower the rate, or check the weights."
             )
-        history.append(value.detach().double().cpu())
+        history.append(value.detach().cpu().double())
         cost = -value.sum() + recipe.tv * _variation(images).sum()
         if recipe.distance:
             cost = cost + recipe.distance * ((images - start) ** 2).mean((1, 2, 3)).sum()

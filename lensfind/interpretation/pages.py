@@ -14,20 +14,20 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lensfind import figures
-from lensfind.checkpoint import load
 from lensfind.data import LensData
-from lensfind.errors import LensfindError
 from lensfind.files import whole_file, write_file
 from lensfind.finder import LensFinder, probability
+from lensfind.inputs import load_networks
 from lensfind.interpretation import drawing
 from lensfind.interpretation.dreams import field_of_view, transfer
-from lensfind.interpretation.faithfulness import Truth, Verdict, randomisation, relevance
+from lensfind.interpretation.faithfulness import Verdict, randomisation, relevance
 from lensfind.interpretation.gallery import Entry
 from lensfind.interpretation.kernels import channel_means
+from lensfind.interpretation.occlusion import spread
 from lensfind.interpretation.optimise import Ascent
 from lensfind.interpretation.probe import undisturbed
 
-__all__ = ["Session", "class_image", "deep_dream", "faithfulness", "gradients", "kernel_activation", "kernel_image"]
+__all__ = ["Session", "class_image", "deep_dream", "gradients", "kernel_activation", "kernel_image"]
 
 FAILS = "Fails the parameter-randomisation test (Adebayo+18): looks much the same with random weights."
 GUIDED = ("guided_backprop", "guided_grad_cam")
@@ -35,8 +35,10 @@ NOTES = {
     "occlusion": "How the score changes when a square is covered. It shows which pixels the score hangs on; a square"
     " also makes edges that no sky has, and two regions that can each do alone hide one another.",
     "gradient": "How the score would change if a pixel were brighter. Local: it says nothing of large changes.",
-    "integrated_gradients": "Contributions of the light above the sky; all pixels together give score - score(sky).",
-    "grad_cam": "Where the maps of one layer speak for a lens. Coarse: one cell of that layer is about an arcsec.",
+    "integrated_gradients": "Contributions of the light above the sky; all together give score - score(baseline),"
+    " which is the sky unless set to zero.",
+    "grad_cam": "Where the maps of one layer speak for a lens. Coarse: by default"
+    " one cell is about 0.6 (OU-66) or 0.4 arcsec (OU-200), deeper ones more.",
     "guided_backprop": "Sharp pictures of the edges in the stamp; see the warning before reading them as reasons.",
     "guided_grad_cam": "Guided backprop where Grad-CAM is large; inherits the former's defect.",
     "class_image": "Noise changed until the network is sure. It shows what the network answers to, not what lenses look"
@@ -60,13 +62,15 @@ class Session:
     rows: NDArray[np.int64]
     folder: Path
     some: NDArray[np.int64]
-    judges: list[str] | None
+    judges: list[str] | str | None
     checkpoint: Path
     localisation: bool | None
     say: Callable[[str], None]
     entries: list[Entry] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    asked: bool = False
+    settings: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -123,23 +127,23 @@ class Session:
     @cached_property
     def others(self) -> dict[str, LensFinder]:
         """The networks that score what this one made."""
-        paths = self.judges
+        paths: Any = self.judges
         if paths is None and self.finder.provenance.get("source") == "published":
             paths = [str(p) for p in sorted(self.checkpoint.parent.glob("OU_*_Weights.pt")) if p != self.checkpoint]
             self.say(f"judges: the {len(paths)} other published networks beside {self.checkpoint} (judges=[] for none)")
-        found = {}
-        for path in paths or []:
-            judge = load(path).to(self.finder.device)
-            found[str(judge.provenance.get("name") or Path(path).stem)] = judge
-        return found
+        if not paths:
+            return {}
+        made = {one.name: one.finder for one in load_networks(paths, self.finder.device)}
+        return {f"{name} (judge)" if name == self.name else name: judge for name, judge in made.items()}
 
     def warning(self, method: str, settings: Mapping[str, Any]) -> str:
         """Whether a guided method fails the randomisation test, on eight objects: the chosen ones and others."""
-        if method not in self.verdicts and method in GUIDED:
+        key = judged_as(method, settings)
+        if key not in self.verdicts and method in GUIDED:
             rows = np.concatenate([self.rows, np.setdiff1d(self.some, self.rows)])[:8]
             images = self.finder.preprocess(self.data.store.read(rows, self.finder.bands))
-            self.verdicts[method] = randomisation(self.finder, images, method, relevance(method, settings))
-        verdict = self.verdicts.get(method)
+            self.verdicts[key] = randomisation(self.finder, images, method, relevance(method, settings))
+        verdict = self.verdicts.get(key)
         if verdict is not None and verdict.fails_randomisation:
             return FAILS
         if method == "guided_grad_cam" and self.warning("guided_backprop", _without_layer(settings)):
@@ -147,11 +151,16 @@ class Session:
         return ""
 
 
+def judged_as(method: str, settings: Mapping[str, Any]) -> str:
+    """Key of a verdict: it holds for a method with these settings and no others (``target=lens`` is the usual)."""
+    return f"{method} {sorted((k, v) for k, v in settings.items() if (k, v) != ('target', 'lens'))}"
+
+
 def _without_layer(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key != "layer"}
 
 
-def _keywords(method: partial[Any]) -> dict[str, Any]:
+def keywords(method: partial[Any]) -> dict[str, Any]:
     return {key: value for key, value in method.keywords.items() if key not in ("batch_size", "progress")}
 
 
@@ -161,12 +170,15 @@ def occlusion(session: Session, name: str, method: partial[Any]) -> None:
     session.arrays(name, id=session.ids, label=session.labels, p_lens=session.p_lens, map=maps)
     kind, bands = method.keywords.get("score", "p_lens"), method.keywords.get("bands", "all")
     names = list(session.finder.bands) if bands == "each" else [f"{bands} bands" if bands == "all" else str(bands)]
+    where = {key: method.keywords[key] for key in ("window", "stride", "grid") if key in method.keywords}
+    spread_out = spread(session.finder, torch.from_numpy(maps), **where).numpy()
     for k, number in enumerate(session.ids):
+        one = spread_out[k]
         if kind == "p_lens" and bands == "all":
-            figure = figures.occlusion(session.pictures[k], maps[k], session.p_lens[k], session.title(k).split("  ")[0])
+            figure = figures.occlusion(session.pictures[k], one, session.p_lens[k], session.title(k).split("  ")[0])
         else:
             unit = {"p_lens": "P(lens)", "log_odds": "log-odds", "logit": "logit"}[kind]
-            shown = -(maps[k] if maps[k].ndim == 3 else maps[k][None])
+            shown = -(one if one.ndim == 3 else one[None])
             label = f"{unit} lost when covered"
             figure = drawing.relevance_maps(session.pictures[k], shown, names, session.title(k), label)
         session.figure(name, f"{name}_{number}", figure, f"{session.title(k)}. Blue: covering it costs lens score.")
@@ -174,7 +186,7 @@ def occlusion(session: Session, name: str, method: partial[Any]) -> None:
 
 def gradients(session: Session, name: str, method: partial[Any]) -> None:
     """Maps per object and band."""
-    settings = _keywords(method)
+    settings = keywords(method)
     maps = method(session.finder, session.stamps)
     warning = session.warning(name, settings)
     session.arrays(name, id=session.ids, label=session.labels, p_lens=session.p_lens, map=maps)
@@ -284,7 +296,8 @@ def kernel_activation(session: Session, name: str, method: partial[Any]) -> None
             row: dict[str, Any] = {"layer": layer, "kernel": kernel, "effect_size": float(s.effect[kernel])}
             for label, kind in ((1, "lens"), (0, "non_lens")):
                 row |= {
-                    f"{what}_{kind}": float(getattr(s, what)[label, kernel]) for what in ("mean", "maximum", "active")
+                    f"{what}_{kind}": float(getattr(s, what)[label, kernel]) if s.count[label] else float("nan")
+                    for what in ("mean", "maximum", "active")
                 }
                 best = [str(ids[r]) for r in s.top_row[label, :, kernel] if r >= 0]
                 row[f"top_{kind}"] = " ".join(best)
@@ -311,73 +324,3 @@ def kernels(session: Session, name: str, method: partial[Any]) -> None:
     session.arrays(name, weight=weights, band=np.array(session.finder.bands))
     caption = f"{len(weights)} kernels of {session.name}, one row of small squares per band."
     session.figure(name, name, drawing.kernel_weights(weights, session.finder.bands), caption)
-
-
-def faithfulness(session: Session, name: str, method: partial[Any]) -> None:
-    """The table, the figure, and a sentence per method."""
-    settings = dict(method.keywords)
-    number, localise = settings.pop("n", 8), settings.pop("localisation", None)
-    rows = _lenses(session, number, int(settings.get("seed", 0)))
-    truth = None if localise is False else _truth(session, rows, required=bool(localise))
-    stamps = session.data.store.read(rows, session.finder.bands)
-    verdicts = method.func(session.finder, stamps, truth, **settings, progress=True)
-    session.verdicts = {verdict.method: verdict for verdict in verdicts}
-    session.notes[name] = NOTES[name] + f" Over {len(rows)} lenses that the network finds.\n"
-    session.notes[name] += "\n".join(verdict.sentence() for verdict in verdicts)
-    session.table(name, name, [verdict.row() for verdict in verdicts])
-    ids = np.asarray(session.data.catalogue["id"])[rows]
-    caption = f"{len(rows)} lenses: {', '.join(map(str, ids))}."
-    session.figure(name, name, drawing.judgement(verdicts), caption)
-    for verdict in verdicts:
-        session.say(verdict.sentence())
-
-
-def _lenses(session: Session, n: int, seed: int) -> NDArray[np.int64]:
-    """The chosen lenses if there are any, else up to n that the network finds, drawn by the seed."""
-    chosen = session.rows[(session.labels == 1) & (session.p_lens > 0.5)]
-    if len(chosen) >= n:
-        return np.asarray(chosen[:n])
-    pool = session.some[session.data.labels[session.some] == 1]
-    pool = np.random.default_rng(seed).permutation(np.setdiff1d(pool, chosen))
-    for row in pool:
-        if len(chosen) >= n:
-            break
-        stamp = session.data.store.read([row], session.finder.bands)
-        if float(session.finder.predict_proba(stamp)[0]) > 0.5:
-            chosen = np.append(chosen, row)
-    if not len(chosen):
-        raise LensfindError(
-            f"lenses with P(lens) > 0.5 for {session.name} to explain",
-            f"none in {session.data.store.root}",
-            "Choose rows=all, other data, or another checkpoint.",
-        )
-    return np.asarray(chosen)
-
-
-def _truth(session: Session, rows: NDArray[np.int64], *, required: bool) -> Truth | None:
-    store = session.data.store
-    if "MASK" not in store.planes:
-        if required:
-            raise LensfindError(
-                "data with the simulator's truth plane MASK, for localisation on the arc",
-                f"{store.root} with {', '.join(store.planes) or 'no planes'}",
-                "Simulate such data (simulate.py scenario=twin), or set method.faithfulness.localisation=false.",
-            )
-        session.say(f"faithfulness: {store.root} has no plane MASK, so nothing is said about arcs and twins")
-        return None
-    masks = store.read(rows, ["MASK"])["MASK"] > 0
-    return Truth(masks, _twins(session, rows))
-
-
-def _twins(session: Session, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]] | None:
-    """Stamps of the same lenses without their sources: same ``pair``, other label."""
-    catalogue, twins = session.data.catalogue, []
-    if "pair" in catalogue.colnames:
-        pair = np.ma.filled(np.ma.asarray(catalogue["pair"]), -1)
-        for row in rows:
-            found = np.flatnonzero((pair == pair[row]) & (session.data.labels == 0) & (pair != -1))
-            twins += found[:1].tolist()
-    if len(twins) < len(rows):
-        session.say(f"faithfulness: {len(twins)} of {len(rows)} lenses have a twin (column pair), so (d) is left out")
-        return None
-    return dict(session.data.store.read(twins, session.finder.bands))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lensfind.errors import LensfindError
 from lensfind.finder import LensFinder, probability
 
-__all__ = ["SCORES", "TARGETS", "choice", "default_layer", "find_layer", "score", "sky", "to_network", "undisturbed"]
+__all__ = ["SCORES", "TARGETS", "choice", "default_layer", "find_layer", "score", "sky", "undisturbed"]
 
 SCORES = ("log_odds", "logit", "p_lens")
 TARGETS = ("lens", "non_lens")
@@ -89,9 +89,8 @@ def find_layer(finder: LensFinder, name: str | None, kind: type[nn.Module] | Non
 def default_layer(finder: LensFinder) -> str:
     """Name of the deepest ReLU of the body whose map still has 30 x 30 cells (OU-66 ``layer.5``, OU-200 ``layer.9``).
 
-    Deeper maps cannot tell an arc from its galaxy: on simulated lenses 13 and 19 % of Grad-CAM's relevance fell on the
-    arc there, and 1 % (chance: 0.8 %) in the last maps of OU-66 and OU-200 (docs/interpretability.md). A network
-    without so large a map gives the ReLU with the largest one.
+    Cells of deeper maps are too large to tell an arc from its galaxy. A network without so large a map gives the ReLU
+    with the largest one.
 
     Raises:
         LensfindError: The body has no ReLU module.
@@ -121,10 +120,3 @@ def sky(images: Tensor) -> Tensor:
     frame = torch.ones(n, n, dtype=torch.bool, device=images.device)
     frame[edge:-edge, edge:-edge] = False
     return images[..., frame].median(dim=-1).values[..., None, None]
-
-
-def to_network(maps: Tensor, size: int) -> Tensor:
-    """Maps (N, C, k, k) on the network's grid (N, C, size, size), bilinear, edges on edges."""
-    if maps.shape[-1] == size:
-        return maps
-    return nn.functional.interpolate(maps, (size, size), mode="bilinear", align_corners=False)

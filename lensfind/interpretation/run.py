@@ -9,7 +9,7 @@ import numpy as np
 import wandb
 from hydra.utils import instantiate
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
 from rich.console import Console
 
@@ -19,7 +19,7 @@ from lensfind.errors import LensfindError
 from lensfind.evaluation import predict
 from lensfind.finder import LensFinder
 from lensfind.inputs import rows_of
-from lensfind.interpretation import pages
+from lensfind.interpretation import judging, pages
 from lensfind.interpretation.gallery import write_gallery
 from lensfind.interpretation.pages import Session
 
@@ -28,7 +28,7 @@ __all__ = ["run_methods"]
 console = Console(soft_wrap=True)
 
 PAGES: Mapping[str, Callable[[Session, str, partial[Any]], None]] = {
-    "faithfulness": pages.faithfulness,  # first: its verdicts are printed on the maps
+    "faithfulness": judging.faithfulness,  # first: its verdicts are printed on the maps
     "occlusion": pages.occlusion,
     "gradient": pages.gradients,
     "integrated_gradients": pages.gradients,
@@ -79,10 +79,12 @@ def run_methods(cfg: DictConfig, finder: LensFinder, data: LensData) -> Path:
         rows=_chosen(cfg, finder, data),
         folder=Path(cfg.output_dir),
         some=rows_of(cfg.rows, data),
-        judges=None if cfg.judges is None else list(cfg.judges),
+        judges=cfg.judges if cfg.judges is None or isinstance(cfg.judges, str) else list(cfg.judges),
         checkpoint=Path(cfg.checkpoint),
         localisation=localisation,
         say=console.print,
+        asked=cfg.ids is not None,
+        settings={name: pages.keywords(method) for name, method in methods.items()},
     )
     exit_code = 1
     try:
@@ -93,7 +95,8 @@ def run_methods(cfg: DictConfig, finder: LensFinder, data: LensData) -> Path:
             session.folder / "gallery.html",
             f"{session.name}: what it looks at",
             f"Network {session.name} (bands {', '.join(finder.bands)}), {cfg.checkpoint}. Data {data.store.root},"
-            f" objects {names}. Methods: {', '.join(methods)}. Positive relevance (blue) speaks for a lens.",
+            f" objects {names}. Methods: {', '.join(methods)}. Positive relevance (blue) speaks for"
+            " the target of its figure, a lens unless set otherwise.",
             session.entries,
             session.notes,
             session.tables,
@@ -113,15 +116,16 @@ def _chosen(cfg: DictConfig, finder: LensFinder, data: LensData) -> NDArray[np.i
     """Catalogue rows of the ids, or the most confident lenses and as many that are none."""
     ids = np.asarray(data.catalogue["id"])
     if cfg.ids is not None:
+        given = list(cfg.ids) if isinstance(cfg.ids, ListConfig) else [cfg.ids]
         place = {int(number): row for row, number in enumerate(ids)}
-        unknown = [number for number in cfg.ids if number not in place]
-        if unknown or not len(cfg.ids):
+        unknown = [number for number in given if number not in place]
+        if unknown or len(set(given)) < max(len(given), 1):
             raise LensfindError(
-                f"ids of objects in {data.store.root}",
-                f"ids={list(cfg.ids)} ({len(unknown)} unknown)",
+                f"ids of objects, each once, in {data.store.root}",
+                f"ids={given} ({len(unknown)} unknown, {len(given) - len(set(given))} twice)",
                 f"Try ids=[{ids[0]}].",
             )
-        return np.array([place[number] for number in cfg.ids])
+        return np.array([place[number] for number in given])
     rows = rows_of(cfg.rows, data)
     if type(cfg.n) is not int or cfg.n < 1 or not len(rows):
         raise LensfindError(
