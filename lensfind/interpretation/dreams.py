@@ -212,6 +212,8 @@ def _noise(n: int, shape: tuple[int, ...], seed: int) -> Tensor:
 
     Noise of single OU-200 pixels gives that network gradients of exactly zero: no image could ever leave it.
     """
+    if type(seed) is not int or seed < 0:
+        raise LensfindError("a seed of 0 or more", repr(seed), "Set seed=0.")
     draws = (np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(k,))) for k in range(n))
     coarse = torch.from_numpy(np.stack([rng.random((66, 66), dtype=np.float32) for rng in draws]))
     return resample(coarse, shape[-1])[:, None].repeat(1, shape[0], 1, 1)
