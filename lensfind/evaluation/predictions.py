@@ -77,7 +77,9 @@ def ranks(p_lens: ArrayLike, log_odds: ArrayLike | None = None) -> NDArray[np.in
 def write_predictions(
     path: Path, catalogue: Table, label: ArrayLike, split: ArrayLike, networks: Mapping[str, Predicted]
 ) -> None:
-    """Write one row per object; the file appears whole or not at all, and memory does not grow with the rows.
+    """Write one row per object; the file appears whole or not at all.
+
+    Rows are written in blocks; what grows with them is the ranks, what is found, and a sort of the ids.
 
     Columns: ``id``, ``label``, ``split``; for each network ``p_lens``, ``p_calibrated`` and ``p_survey`` if there are
     any, ``rank`` (see :func:`ranks`), ``found`` (1: P(lens) > threshold) and ``flag`` (``found`` lens, ``missed`` lens,

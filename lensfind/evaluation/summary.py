@@ -134,7 +134,11 @@ def _why(content: Content, network: Content, name: str) -> str:
     needed = re.search(r"at least (\d+) would", reason)
     if needed is None:
         return f"{reason}."
-    return f"{reason} (half of the objects of python simulate.py n={2 * int(needed[1])} output=DIR; then data=DIR)."
+    if not simulated(content):
+        return f"{reason}: more labelled non-lenses are needed."
+    # A seed that no default has: others would make the very objects of the training, or evaluate.py's own again.
+    command = f"python simulate.py scenario=training n={2 * int(needed[1])} seed=20261122 output=DIR"
+    return f"{reason} (half of the objects of {command}; then data=DIR)."
 
 
 def _first_candidates(content: Content, order: Sequence[Content]) -> Answer:
@@ -310,6 +314,8 @@ def _rare_verdict(row: Content) -> str:
     if pairs["p_value"] < 0.05:
         return "yes, missed more" if pairs["difference"] < 0 else "no, found more often"
     lost = math.ceil(max(-100 * pairs["lower"], 0))
+    if pairs["upper"] < 0:
+        return f"undecided (p = {pairs['p_value']:.2g}; up to {lost} points more may be missed)"
     if lost > _VAGUE:
         return f"too uncertain to tell (up to {lost} points more may be missed)"
     return f"no sign that they are missed more (a loss of more than {lost} points is excluded)"
